@@ -1,0 +1,82 @@
+"""Records: whole or not at all, and read back as they were."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ttp_jax import records
+from ttp_jax.types import Curve, InputError, Trust
+
+
+def curve(value=1.0):
+    return Curve(
+        steps=np.arange(3),
+        loss=np.array([value, np.nan, np.inf]),
+        accuracy=np.array([0.0, 0.5, 1.0]),
+        seconds=np.array([0.0, 0.1, 0.2]),
+        trust=Trust(ok=True, score=0.9, reason="fine", stability=0.1, gap=np.float64(0.2)),
+        timings={"train_s": 1.5},
+        flops=3.0,
+    )
+
+
+def record(value=1.0):
+    return records.Record(
+        run_id="compare-0123456789",
+        config={"lr": 0.1},
+        result={"loss_initial": np.float32(value), "bad": float("nan")},
+        provenance={"indices": np.arange(4)},
+        curves={"predicted": curve(value)},
+    )
+
+
+def test_round_trip(tmp_path):
+    folder = records.write(tmp_path, record())
+    assert folder == tmp_path / "compare-0123456789"
+    assert sorted(file.name for file in folder.iterdir()) == ["curves.npz", "record.json"]
+    back = records.load(folder)
+    np.testing.assert_array_equal(back.curves["predicted"].loss, curve().loss)
+    assert back.curves["predicted"].trust == curve().trust
+    assert back.curves["predicted"].timings == {"train_s": 1.5}
+    assert back.provenance["indices"] == [0, 1, 2, 3]
+    assert back.result == {"loss_initial": 1.0, "bad": None}
+    json.loads((folder / "record.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_writing_again_replaces_and_leaves_nothing_else(tmp_path):
+    records.write(tmp_path, record(1.0))
+    records.write(tmp_path, record(2.0))
+    assert [file.name for file in tmp_path.iterdir()] == ["compare-0123456789"]
+    assert records.load(tmp_path / "compare-0123456789").curves["predicted"].loss[0] == 2.0
+
+
+def test_a_failure_while_writing_leaves_the_old_record(tmp_path, monkeypatch):
+    folder = records.write(tmp_path, record(1.0))
+
+    def fail(*_, **__):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(records.json, "dumps", fail)
+    with pytest.raises(RuntimeError):
+        records.write(tmp_path, record(2.0))
+    assert [file.name for file in tmp_path.iterdir()] == [folder.name]
+    assert records.load(folder).curves["predicted"].loss[0] == 1.0
+
+
+def test_the_name_follows_what_decides_the_outcome():
+    def name(**changes):
+        arguments = {"command": "compare", "config": {"lr": 0.1}, "sources": {"data": "a"}}
+        return records.run_id(**{**arguments, **changes})
+
+    assert name() == name()
+    assert len({name(), name(config={"lr": 0.2}), name(sources={"data": "b"})}) == 3
+    assert name().startswith("compare-")
+
+
+def test_refuses(tmp_path):
+    with pytest.raises(InputError, match="must hold a record"):
+        records.load(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--out must be a folder"):
+        records.require_writable(tmp_path / "file" / "below")

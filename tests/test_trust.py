@@ -1,0 +1,97 @@
+"""Stability and gap against explicit matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ttp_jax as ttp
+from tests import linear
+from ttp_jax import losses, outputs, trust
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_largest_curvature_is_that_of_the_weight_space_hessian(loss):
+    task = linear.task(loss)
+    J, w0 = linear.jacobian(task)
+    f0 = np.asarray(task.apply_fn(task.params, task.x))
+    y = jnp.asarray(task.targets)
+
+    def weight_loss(w):  # linear model: its Hessian is exactly the Gauss-Newton matrix
+        return losses.mean(loss, (f0.reshape(-1) + J @ (w - w0)).reshape(f0.shape), y)
+
+    expected = np.linalg.eigvalsh(jax.hessian(weight_loss)(w0)).max()
+    found = trust.largest_curvature(J @ J.T, f0, task.targets, loss=loss, iterations=400)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+def test_moved_weights_are_explicit_ones():
+    task = linear.task("mse")
+    J, w0 = linear.jacobian(task)
+    alpha = np.random.default_rng(0).normal(size=(task.n, task.c))
+    w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.25)
+    flat = jax.flatten_util.ravel_pytree(w)[0]
+    np.testing.assert_allclose(flat, 0.75 * w0 - J.T @ alpha.reshape(-1), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_chunks_do_not_show(monkeypatch):
+    task = linear.task("mse")
+    whole = outputs.evaluate(outputs.compiled(task.apply_fn), task.params, task.x)
+    q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
+    alpha = np.ones((task.n, task.c))
+    w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.1)
+    monkeypatch.setattr(outputs, "CHUNK", 5)  # 12 samples: 4 + 4 + 4 or 5 + 5 + 2
+    again = outputs.evaluate(outputs.compiled(task.apply_fn), task.params, task.x)
+    np.testing.assert_allclose(again, whole, atol=1e-13)
+    np.testing.assert_allclose(
+        outputs.jvp_of_weights(task.apply_fn, task.params, task.x), q0, atol=1e-13
+    )
+    for a, b in zip(
+        jax.tree.leaves(w),
+        jax.tree.leaves(
+            outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.1)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_linear_model_has_no_gap():
+    curve = ttp.predict(linear.task("mse"), ttp.SGD(0.1, 0.9, weight_decay=0.1), steps=50)
+    assert curve.trust.gap < 1e-10
+    assert curve.trust.ok
+    assert curve.trust.score > 0.99
+
+
+@pytest.mark.usefixtures("x64")
+def test_above_the_limit_it_warns_and_the_dynamics_grow():
+    task = linear.task("mse")
+    J, _ = linear.jacobian(task)
+    limit = 2 / (np.linalg.eigvalsh(J @ J.T).max() / task.n)
+    below, above = (ttp.predict(task, ttp.SGD(limit * k), steps=400) for k in (0.98, 1.02))
+    assert below.trust.ok
+    assert not above.trust.ok
+    assert "UNSTABLE" in above.trust.reason
+    assert above.trust.stability == pytest.approx(1.02, rel=1e-3)
+    assert above.loss[-1] > above.loss[0]
+    assert above.trust.score <= 0.5
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_model_that_leaves_its_linearisation_is_not_trusted():
+    """f = w^5 fits y = 32 from w = 1: the linear model steps far beyond."""
+    task = ttp.Task(
+        apply_fn=lambda w, x: x * w**5,
+        params=jnp.ones((1, 1)),
+        x=jnp.ones((1, 1)),
+        y=np.full((1, 1), 32.0),
+        loss="mse",
+    )
+    curve = ttp.predict(task, ttp.SGD(0.01), steps=200)
+    assert curve.trust.gap > 1
+    assert not curve.trust.ok
+    assert "linearisation" in curve.trust.reason

@@ -1,0 +1,52 @@
+"""Predict the time and the curves of fine-tuning a pre-trained network, without training it.
+
+A task (model, data, loss) gives a kernel; the kernel drives the dynamics; the dynamics give
+a prediction. Beside it, fine-tuning runs the same task for real.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from ttp_jax._version import __version__
+
+if TYPE_CHECKING:
+    from ttp_jax.finetune import finetune
+    from ttp_jax.optimizers import SGD
+    from ttp_jax.prediction import predict
+    from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
+    from ttp_jax.types import Curve, InputError, Task, Trust
+
+__all__ = [
+    "SGD",
+    "Curve",
+    "InputError",
+    "Task",
+    "TimeToThreshold",
+    "Trust",
+    "__version__",
+    "finetune",
+    "predict",
+    "time_to_threshold",
+]
+
+_HOME = {
+    "SGD": "optimizers",
+    "Curve": "types",
+    "InputError": "types",
+    "Task": "types",
+    "TimeToThreshold": "thresholds",
+    "Trust": "types",
+    "finetune": "finetune",
+    "predict": "prediction",
+    "time_to_threshold": "thresholds",
+}
+
+
+def __getattr__(name: str):
+    """Load what is asked for when it is asked for: optax and scipy take their time."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ttp_jax' has no attribute {name!r}")
+    # A function may share its name with its module (finetune): bind the function.
+    value = getattr(importlib.import_module(f"ttp_jax.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,109 @@
+"""The command ``ttp``: predict, finetune, compare."""
+
+import contextlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from ttp_jax import study
+from ttp_jax.types import InputError
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go."""
+
+    out: Path = Path("results")
+    """Folder of records."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else there."""
+    force: bool = False
+    """Run again although there is a record."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What was asked for."""
+
+    command: study.Command
+    config: study.Config
+    output: Output
+
+
+def predict(
+    config: tyro.conf.OmitArgPrefixes[study.Config], output: tyro.conf.OmitArgPrefixes[Output]
+) -> Call:
+    """Predict the curve and the time to thresholds, without training."""
+    return Call("predict", config, output)
+
+
+def finetune(
+    config: tyro.conf.OmitArgPrefixes[study.Config], output: tyro.conf.OmitArgPrefixes[Output]
+) -> Call:
+    """Fine-tune for real and read the same numbers off the measured curve."""
+    return Call("finetune", config, output)
+
+
+def compare(
+    config: tyro.conf.OmitArgPrefixes[study.Config], output: tyro.conf.OmitArgPrefixes[Output]
+) -> Call:
+    """Predict, fine-tune, and put both side by side."""
+    return Call("compare", config, output)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: 0 done, 2 unusable arguments or input (one line), 1 our failure."""
+    try:
+        _execute(_parse(sys.argv[1:] if arguments is None else arguments))
+    except InputError as error:
+        print(f"ttp: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ttp: stopped; no record was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> Call:
+    """Arguments to a call; the parser's framed message becomes one line."""
+    commands = {"predict": predict, "finetune": finetune, "compare": compare}
+    framed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(framed):
+            return tyro.extras.subcommand_cli_from_dict(
+                commands, prog="ttp", description=__doc__, args=arguments
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        rows = [row.strip("│ \n") for row in framed.getvalue().splitlines()]
+        rows = [row for row in rows if row and not row.startswith("╭")]
+        end = next((k for k, row in enumerate(rows) if row.startswith(("─", "╰"))), len(rows))
+        raise InputError(f"{' '.join(rows[:end])} (ttp --help lists what there is)") from None
+
+
+def _execute(call: Call) -> None:
+    record, folder = study.run(
+        call.command, call.config, out=call.output.out, force=call.output.force
+    )
+    # After the work: both take long to load.
+    from ttp_jax.report import figure, table
+
+    picture = folder / "curves.png"
+    if call.output.force or not picture.exists():
+        figure.draw(record, picture)
+    if call.output.json:
+        print(json.dumps(record.result))
+        return
+    console = Console()
+    table.show(record, console)
+    console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

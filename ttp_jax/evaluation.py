@@ -1,0 +1,100 @@
+"""Where prediction and training meet: thresholds side by side, and what each has cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
+from ttp_jax.types import Curve, ThresholdRule
+
+PREDICTION_PARTS = ("forward_s", "kernel_s", "solve_s", "trust_s", "timing_s")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One threshold read off both curves; a side that is missing is ``None``."""
+
+    rule: ThresholdRule
+    epsilon: float
+    predicted: TimeToThreshold | None
+    measured: TimeToThreshold | None
+
+    @property
+    def relative_error(self) -> float | None:
+        """``|That - T| / T`` in steps; ``None`` where a side is missing or censored.
+
+        Met at the start by both is no error; by the run alone there is nothing to divide
+        by, hence ``None``.
+        """
+        if self.predicted is None or self.measured is None:
+            return None
+        predicted, measured = self.predicted.steps, self.measured.steps
+        if predicted is None or measured is None:
+            return None
+        if measured == 0:
+            return 0.0 if predicted == 0 else None
+        return abs(predicted - measured) / measured
+
+    def as_json(self) -> dict:
+        """Plain values under the names that the command line prints."""
+        sides = [side for side in (self.predicted, self.measured) if side is not None]
+        return {
+            "rule": self.rule,
+            "epsilon": self.epsilon,
+            "predicted_steps": self.predicted and self.predicted.steps,
+            "measured_steps": self.measured and self.measured.steps,
+            "predicted_seconds": self.predicted and self.predicted.seconds,
+            "measured_seconds": self.measured and self.measured.seconds,
+            "relative_error": self.relative_error,
+            "censored": any(side.censored for side in sides),
+            "budget_steps": sides[0].budget_steps,
+        }
+
+
+def compare_thresholds(
+    predicted: Curve | None,
+    measured: Curve | None,
+    *,
+    rules: Sequence[ThresholdRule],
+    epsilons: Sequence[float],
+    smoothing: int = 1,
+) -> list[Threshold]:
+    """Every rule at every epsilon, both curves read alike.
+
+    Raises:
+        InputError: A rule, epsilon or smoothing out of range.
+    """
+
+    def read(curve: Curve | None, epsilon: float, rule: ThresholdRule):
+        if curve is None:
+            return None
+        return time_to_threshold(curve, epsilon, rule, smoothing=smoothing)
+
+    return [
+        Threshold(rule, epsilon, read(predicted, epsilon, rule), read(measured, epsilon, rule))
+        for rule in rules
+        for epsilon in epsilons
+    ]
+
+
+def cost(predicted: Curve | None, measured: Curve | None) -> dict[str, float | None]:
+    """Seconds of both sides without compilation and without reading the measured curve.
+
+    ``ratio = finetune_s / predict_s`` and ``ratio_flops``, the same of counted
+    floating-point operations; above 1 the prediction was the cheaper.
+    """
+    predict_s = kernel_s = finetune_s = ratio = ratio_flops = None
+    if predicted is not None:
+        predict_s = sum(predicted.timings[part] for part in PREDICTION_PARTS)
+        kernel_s = predicted.timings["kernel_s"]
+    if measured is not None:
+        finetune_s = measured.timings["train_s"]
+    if predicted is not None and measured is not None:
+        ratio = measured.timings["train_s"] / max(predict_s or 0.0, 1e-9)
+        ratio_flops = measured.flops / max(predicted.flops, 1.0)
+    return {
+        "predict_s": predict_s,
+        "kernel_s": kernel_s,
+        "finetune_s": finetune_s,
+        "ratio": ratio,
+        "ratio_flops": ratio_flops,
+    }

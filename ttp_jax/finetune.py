@@ -1,0 +1,116 @@
+"""From a task to its measured curve, by real optax steps."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ttp_jax import losses, outputs
+from ttp_jax.reading import loss_and_accuracy, read_steps
+from ttp_jax.optimizers import SGD
+from ttp_jax.progress import bar
+from ttp_jax.timing import measured
+from ttp_jax.types import Curve, InputError, Task
+
+
+def optax_of(sgd: SGD, steps: int) -> optax.GradientTransformation:
+    """The optimiser in optax, reading the same learning rates as the dynamics."""
+    rates = jnp.asarray(sgd.learning_rates(steps))
+    momentum = sgd.momentum or None
+    return optax.chain(
+        optax.add_decayed_weights(sgd.weight_decay),
+        optax.sgd(lambda k: rates[k], momentum=momentum, nesterov=sgd.nesterov),
+    )
+
+
+def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1) -> Curve:
+    """Train the task for real and read its curve on the whole training set.
+
+    ``task.params`` are left untouched. A run whose loss stops being finite ends there;
+    the rest of its curve is NaN.
+
+    Args:
+        task: What to train.
+        sgd: How.
+        steps: ``T``.
+        seed: Of the stream of mini-batches.
+        every: Read the curve every so many steps.
+
+    Returns:
+        The curve, its ``seconds`` those of the training steps alone; ``timings`` has
+        ``train_s``, ``reading_s`` and ``compile_s``.
+
+    Raises:
+        InputError: Arguments out of range.
+
+    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n`` for each reading.
+    """
+    read = read_steps(steps, every)
+    stream = sgd.batches(task.n, steps, seed)
+    optimizer = optax_of(sgd, steps)
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+
+    # The data set is an argument: as a constant it would be copied into the program.
+    def batch_loss(params, x, y, batch):
+        x_batch, y_batch = (x, y) if batch is None else (x[batch], y[batch])
+        f = task.apply_fn(params, x_batch)
+        return losses.mean(task.loss, f, y_batch.astype(f.dtype))
+
+    def step(params, state, x, y, batch):
+        gradient = jax.grad(batch_loss)(params, x, y, batch)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.asarray, task.params)
+    state = optimizer.init(params)
+    if stream is not None:
+        stream = jnp.asarray(stream)
+    first = None if stream is None else stream[0]
+    forward = outputs.compiled(task.apply_fn)
+    with measured() as compiling:
+        compiled = jax.jit(step).lower(params, state, x, y, first).compile()
+        outputs.evaluate(forward, params, task.x)
+
+    loss = np.full(len(read), np.nan)
+    accuracy = np.full(len(read), np.nan)
+    seconds = np.full(len(read), np.nan)
+    train_s = reading_s = 0.0
+    with bar("fine-tuning", steps) as advance:
+        for reading, step_read in enumerate(read):
+            begin = 0 if reading == 0 else read[reading - 1]
+            start = time.perf_counter()
+            for k in range(begin, step_read):
+                batch = None if stream is None else stream[k]
+                params, state = compiled(params, state, x, y, batch)
+            jax.block_until_ready(params)
+            trained = time.perf_counter()
+            f = outputs.evaluate(forward, params, task.x)
+            value, hits = loss_and_accuracy(task.loss, jnp.asarray(f), y.astype(f.dtype))
+            train_s += trained - start
+            reading_s += time.perf_counter() - trained
+            loss[reading], accuracy[reading], seconds[reading] = value, hits, train_s
+            advance(step_read - begin)
+            if not np.isfinite(loss[reading]):
+                break
+    if not np.isfinite(loss[0]):
+        raise InputError(
+            "the loss at the start must be finite, got "
+            f"{loss[0]}; check the weights and the preprocessing"
+        )
+    return Curve(
+        steps=read,
+        loss=loss,
+        accuracy=accuracy,
+        seconds=seconds,
+        timings={
+            "train_s": train_s,
+            "reading_s": reading_s,
+            "compile_s": compiling.run_s + compiling.compile_s,
+        },
+        flops=3
+        * outputs.forward_flops(task.apply_fn, task.params, task.x)
+        * (sgd.batch_size or task.n)
+        * steps,
+    )

@@ -1,0 +1,197 @@
+"""From a task to its predicted curve, without a training step."""
+
+import time
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ttp_jax import losses, outputs, spectrum, trust
+from ttp_jax.dynamics.flow import flow
+from ttp_jax.dynamics.moments import moments
+from ttp_jax.dynamics.path import Path
+from ttp_jax.reading import read_steps
+from ttp_jax.dynamics.simulate import simulate
+from ttp_jax.kernel.empirical import empirical_ntk
+from ttp_jax.optimizers import SGD
+from ttp_jax.timing import measured
+from ttp_jax.types import Curve, InputError, Task
+
+Solver = Literal["simulate", "flow", "moments", "moments_sde"]
+Kernel = Literal["exact", "nt_jacobian_contraction", "nt_vector_products"]
+
+
+def predict(
+    task: Task,
+    sgd: SGD,
+    *,
+    steps: int,
+    solver: Solver = "simulate",
+    kernel: Kernel = "exact",
+    seed: int = 0,
+    every: int = 1,
+    memory_budget_bytes: int | None = None,
+) -> Curve:
+    """Predict the training curve of a task under an optimiser.
+
+    The model is linearised at ``task.params``; its exact kernel drives the solver; the
+    seconds are the measured time of one training step times the steps (the steps that are
+    timed are thrown away).
+
+    Args:
+        task: What would be trained.
+        sgd: How.
+        steps: ``T``, the last step of the curve.
+        solver: ``"simulate"`` follows the mini-batches of ``seed`` exactly; ``"flow"`` is
+            the closed form for the full batch under MSE; ``"moments"`` gives the expected
+            loss under MSE, ``"moments_sde"`` that of the continuous process.
+        kernel: ``"exact"`` is ours; the other two are neural-tangents'.
+        seed: Of the stream of mini-batches, the same as in :func:`ttp_jax.finetune`.
+        every: Read the curve every so many steps.
+        memory_budget_bytes: For the kernel; a share of the free memory by default.
+
+    Returns:
+        The curve with ``trust`` and ``timings``: ``forward_s``, ``kernel_s``, ``solve_s``,
+        ``trust_s``, ``step_s`` (of one training step), ``timing_s`` (spent measuring it)
+        and ``compile_s`` (of all of it, in none of the others).
+
+    Raises:
+        InputError: Anything that cannot be used, before the kernel starts.
+
+    Cost: ``(1 + 2c) n`` forward passes and ``(nc)^2 p`` multiply-adds for the kernel,
+    ``T B n c^2`` for the solver.
+
+    Breaks when: the model leaves its linearisation (``trust`` says so).
+    """
+    read = read_steps(steps, every)
+    _check(task, sgd, solver, kernel, steps)
+    timings = {}
+    with measured() as part:
+        forward = outputs.compiled(task.apply_fn)
+        f0 = outputs.evaluate(forward, task.params, task.x)
+        if not np.isfinite(f0).all():
+            raise InputError(
+                "the model's outputs must be finite, got NaN or infinite ones at the start; "
+                "check the weights and the preprocessing"
+            )
+        targets = task.targets
+        q0 = None
+        if sgd.weight_decay:
+            q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
+    timings["forward_s"], timings["compile_s"] = part.run_s, part.compile_s
+
+    with measured() as part:
+        implementation = "ttp" if kernel == "exact" else kernel
+        theta = empirical_ntk(
+            task.apply_fn,
+            task.params,
+            task.x,
+            implementation=implementation,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+    timings["kernel_s"] = part.run_s
+    timings["compile_s"] += part.compile_s
+
+    with measured() as part:
+        path = _solve(theta, f0, targets, q0, task, sgd, solver, steps, seed, every)
+    timings["solve_s"] = part.run_s
+    timings["compile_s"] += part.compile_s
+
+    with measured() as part:
+        alpha = path.alpha.reshape(f0.shape)
+        w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, path.shrink)
+        verdict = trust.judge(
+            curvature=trust.largest_curvature(theta, f0, targets, loss=task.loss),
+            gap=trust.linearization_gap(
+                outputs.evaluate(forward, w, task.x), path.outputs, f0
+            ),
+            sgd=sgd,
+            peak_rate=float(sgd.learning_rates(steps).max()),
+            predicted_loss=path.loss,
+        )
+    timings["trust_s"] = part.run_s
+    timings["compile_s"] += part.compile_s
+
+    with measured() as part:
+        timings["step_s"] = step_seconds(task, sgd)
+    timings["timing_s"] = part.run_s
+    timings["compile_s"] += part.compile_s
+    return Curve(
+        steps=read,
+        loss=path.loss,
+        accuracy=path.accuracy,
+        seconds=read * timings["step_s"],
+        trust=verdict,
+        timings=timings,
+    )
+
+
+def step_seconds(task: Task, sgd: SGD, *, repeats: int = 5) -> float:
+    """Median seconds of one training step of this task, compilation apart.
+
+    The step has the gathering, gradient and momentum update of a real one; its result is
+    thrown away.
+    """
+    size = sgd.batch_size or task.n
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+
+    def batch_loss(w, x, y, rows):
+        f = task.apply_fn(w, x[rows])
+        return losses.mean(task.loss, f, y[rows].astype(f.dtype))
+
+    @jax.jit
+    def step(w, v, x, y, rows):
+        gradient = jax.grad(batch_loss)(w, x, y, rows)
+        v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, gradient)
+        return jax.tree.map(lambda a, b: a - 1e-3 * b, w, v), v
+
+    rows = jnp.arange(size) % task.n
+    w, v = task.params, jax.tree.map(jnp.zeros_like, task.params)
+    w, v = jax.block_until_ready(step(w, v, x, y, rows))
+    took = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        w, v = jax.block_until_ready(step(w, v, x, y, rows))
+        took.append(time.perf_counter() - start)
+    return float(np.median(took))
+
+
+def _check(task: Task, sgd: SGD, solver: Solver, kernel: Kernel, steps: int) -> None:
+    """Refuse what a solver would refuse, before the kernel has cost anything."""
+    if kernel not in get_args(Kernel):
+        raise InputError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
+    if solver not in get_args(Solver):
+        raise InputError(f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}")
+    sgd.learning_rates(steps)
+    sgd.batches(task.n, 1, 0)
+    if solver != "simulate":
+        one = np.zeros((1, 1))
+        _solve(one, one, one, one, task, _of_one_sample(sgd), solver, 1, 0, 1)
+
+
+def _of_one_sample(sgd: SGD) -> SGD:
+    size = None if sgd.batch_size is None else 1
+    return SGD(1.0, sgd.momentum, sgd.nesterov, sgd.weight_decay, size, sgd.sampling)
+
+
+def _solve(
+    theta: Float[np.ndarray, "nc nc"],
+    f0: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    q0: Float[np.ndarray, "n c"] | None,
+    task: Task,
+    sgd: SGD,
+    solver: Solver,
+    steps: int,
+    seed: int,
+    every: int,
+) -> Path:
+    common = {"loss": task.loss, "steps": steps, "every": every}
+    if solver == "flow":
+        return flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
+    if solver == "simulate":
+        return simulate(theta, f0, targets, sgd, q0=q0, seed=seed, **common)
+    form = "sde" if solver == "moments_sde" else "discrete"
+    return moments(theta, f0, targets, sgd, q0=q0, form=form, **common)[0]

@@ -1,0 +1,191 @@
+"""One run is one folder: ``record.json`` and ``curves.npz``, written whole or not at all."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ttp_jax._version import __version__
+from ttp_jax.types import Curve, InputError, Trust
+
+SCHEMA_VERSION = 1
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy", "scipy")
+_SERIES = ("steps", "loss", "accuracy", "seconds")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run leaves behind."""
+
+    run_id: str
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    """What the command line prints as JSON."""
+    provenance: Mapping[str, Any]
+    """Weights, data with the chosen indices, versions, device."""
+    curves: Mapping[str, Curve]
+    """``"predicted"`` and ``"measured"``, whichever the run has."""
+
+
+def run_id(command: str, config: Mapping[str, Any], sources: Mapping[str, Any]) -> str:
+    """``command-hash`` of what decides the outcome: configuration and content of the input.
+
+    Args:
+        command: ``predict``, ``finetune`` or ``compare``.
+        config: Plain values.
+        sources: Checksums of weights and data, so that a changed file is another run.
+    """
+    text = json.dumps(
+        {"schema": SCHEMA_VERSION, "config": config, "sources": sources},
+        sort_keys=True,
+        default=str,
+    )
+    return f"{command}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device; no host or user name."""
+    device = jax.devices()[0]
+    versions = {"ttp_jax": __version__}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": {
+            "kind": device.device_kind,
+            "platform": device.platform,
+            "count": jax.device_count(),
+            "cpu_cores": os.cpu_count(),
+        },
+    }
+
+
+def require_writable(out: Path) -> None:
+    """Refuse, before anything has been computed, a folder that cannot be written to.
+
+    Raises:
+        InputError: It cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--out must be a folder that can be written, got {out} "
+            f"({error.strerror}); choose another"
+        ) from None
+
+
+def write(out: Path, record: Record) -> Path:
+    """Write the record's folder under ``out`` and return it; an old one is replaced.
+
+    Everything goes into a hidden folder beside it first, so that whoever reads sees the
+    old record, or the new one, or none.
+    """
+    final = out / record.run_id
+    draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{record.run_id}-"))
+    try:
+        arrays = {
+            f"{side}_{name}": getattr(curve, name)
+            for side, curve in record.curves.items()
+            for name in _SERIES
+        }
+        np.savez_compressed(draft / "curves.npz", **arrays)
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": record.run_id,
+            "config": record.config,
+            "result": record.result,
+            "curves": {side: _about(curve) for side, curve in record.curves.items()},
+            "provenance": record.provenance,
+        }
+        (draft / "record.json").write_text(json.dumps(_plain(content), indent=1) + "\n")
+        draft.chmod(0o755)
+        if final.exists():
+            old = Path(tempfile.mkdtemp(dir=out, prefix=f".{record.run_id}-old-"))
+            os.replace(final, old / "record")
+            os.replace(draft, final)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, final)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return final
+
+
+def load(folder: Path) -> Record:
+    """Read a record back.
+
+    Raises:
+        InputError: No record there, or one of another schema.
+    """
+    try:
+        content = json.loads((folder / "record.json").read_text())
+        with np.load(folder / "curves.npz", allow_pickle=False) as arrays:
+            series = dict(arrays)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} must hold a record, got {error}; run it again") from None
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{folder} must hold a record of schema {SCHEMA_VERSION}, got "
+            f"{content.get('schema_version')}; run it again with --force"
+        )
+    curves = {
+        side: Curve(
+            **{name: series[f"{side}_{name}"] for name in _SERIES},
+            trust=None if about["trust"] is None else Trust(**about["trust"]),
+            timings=about["timings"],
+            flops=about["flops"],
+        )
+        for side, about in content["curves"].items()
+    }
+    return Record(
+        run_id=content["run_id"],
+        config=content["config"],
+        result=content["result"],
+        provenance=content["provenance"],
+        curves=curves,
+    )
+
+
+def finished(out: Path, run: str) -> bool:
+    """Whether the record of this run is there, whole."""
+    return (out / run / "record.json").is_file()
+
+
+def _about(curve: Curve) -> dict[str, Any]:
+    trust = None if curve.trust is None else dataclasses.asdict(curve.trust)
+    return {"timings": dict(curve.timings), "flops": curve.flops, "trust": trust}
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types only; numbers that are not finite become ``null``."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return str(value)

@@ -1,0 +1,75 @@
+"""The picture of a run: both curves over steps."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ttp_jax.records import Record
+
+_STYLE = {
+    "predicted": {"color": "#d1495b", "linestyle": "--", "label": "predicted, no training"},
+    "measured": {"color": "#1d3557", "linestyle": "-", "label": "measured, real training"},
+}
+
+
+def draw(record: Record, file: Path) -> None:
+    """Loss and accuracy of a record over steps, with the thresholds on the loss.
+
+    Args:
+        record: With one curve or both.
+        file: ``.png`` or ``.pdf``.
+    """
+    # Imported here: matplotlib takes longer to load than everything else together.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axis, accuracy_axis = figure.subplots(1, 2)
+    for side in ("measured", "predicted"):
+        if side in record.curves:
+            curve, style = record.curves[side], _STYLE[side]
+            loss_axis.plot(curve.steps, curve.loss, **style)
+            accuracy_axis.plot(curve.steps, curve.accuracy, **style)
+    start = record.result["loss_initial"]
+    low, high = _log_scale(loss_axis, record)
+    for epsilon in record.config["epsilon"]:
+        if low < epsilon * start < high:
+            loss_axis.axhline(epsilon * start, color="0.8", linewidth=0.8, zorder=0)
+            loss_axis.annotate(
+                f"{epsilon:g} of the start",
+                (0.99, epsilon * start),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7,
+                color="0.4",
+            )
+    loss_axis.set(xlabel="step", ylabel=f"training loss ({record.config['loss']})")
+    accuracy_axis.set(xlabel="step", ylabel="training accuracy", ylim=(0, 1.02))
+    accuracy_axis.legend(loc="lower right", frameon=False)
+    for axis in (loss_axis, accuracy_axis):
+        axis.spines[["top", "right"]].set_visible(False)
+    trust = record.result["trust"]
+    verdict = "" if trust is None or trust["ok"] else "   (prediction NOT to be trusted)"
+    figure.suptitle(
+        f"{record.config['model']} on {record.config['data']}, lr {record.config['lr']:g}, "
+        f"{record.config['loss']}{verdict}",
+        fontsize=10,
+    )
+    figure.savefig(file, dpi=130)
+
+
+def _log_scale(axis, record: Record) -> tuple[float, float]:
+    """Log axis from just under the lowest loss to above the start; its limits.
+
+    A prediction that grows without bound is cut off rather than flattening all else.
+    """
+    values = np.concatenate([curve.loss for curve in record.curves.values()])
+    top = max(curve.loss[0] for curve in record.curves.values())
+    values = values[np.isfinite(values) & (values > top * 1e-6)]
+    low, high = values.min() * 0.7, top * 3
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    return low, high

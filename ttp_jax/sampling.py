@@ -1,0 +1,41 @@
+"""The stream of mini-batches: one list of indices, read by the dynamics and by training."""
+
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Int
+
+from ttp_jax.types import InputError
+
+Sampling = Literal["shuffle", "without_replacement", "with_replacement"]
+
+
+def batches(
+    n: int, batch_size: int, steps: int, sampling: Sampling, seed: int
+) -> Int[np.ndarray, "T B"]:
+    """Indices of the samples of each step.
+
+    ``shuffle``: a new permutation an epoch, cut into ``n // B`` batches; the remainder of
+    ``n mod B`` samples is left out of that epoch. ``without_replacement``: each batch an
+    independent subset. ``with_replacement``: each index independent.
+
+    The stream depends on the arguments alone (NumPy's Philox), not on the JAX version or
+    the device, and a longer stream starts with the shorter one.
+    """
+    if sampling not in get_args(Sampling):
+        raise InputError(
+            f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling!r}"
+        )
+    rng = np.random.Generator(np.random.Philox(seed))
+    if sampling == "with_replacement":
+        return rng.integers(0, n, size=(steps, batch_size))
+    if sampling == "without_replacement":
+        return np.array([rng.permutation(n)[:batch_size] for _ in range(steps)]).reshape(
+            steps, batch_size
+        )
+    per_epoch = n // batch_size
+    epochs = [
+        rng.permutation(n)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+        for _ in range(-(-steps // per_epoch))
+    ]
+    return np.concatenate([np.zeros((0, batch_size), int), *epochs])[:steps]

@@ -1,0 +1,265 @@
+"""One run as the command line describes it: from a configuration to its record."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttp_jax import data, evaluation, models, records, schedules
+from ttp_jax.finetune import finetune
+from ttp_jax.optimizers import SGD
+from ttp_jax.prediction import Kernel, Solver, predict
+from ttp_jax.sampling import Sampling
+from ttp_jax.types import Curve, InputError, LossName, Task, ThresholdRule
+
+Command = Literal["predict", "finetune", "compare"]
+READING_SHARE = 0.2
+"""Reading the curve may cost this share of training."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is fine-tuned, how, and what is asked of the curve."""
+
+    model: str = "embedded"
+    """Network: embedded, resnet20|32|44|56, resnet18|34|50|101, mlp."""
+    weights: str | None = None
+    """File of pre-trained weights (.safetensors, .pth, .npz), or the word random."""
+    data: str = "digits"
+    """Pictures: digits, dir:FOLDER, npz:FILE or tfds:NAME."""
+    data_dir: str | None = None
+    """Folder of prepared data sets, for tfds:NAME."""
+    classes: int = 5
+    """Classes drawn for the task."""
+    per_class: int = 50
+    """Pictures drawn of each class."""
+    image_size: int | None = None
+    """Side in pixels; by default what the network was made for."""
+    freeze_until: str | None = None
+    """Last stage that is not trained; everything after it is, with the new head."""
+    head_init: models.HeadInit = "lecun_normal"
+    """The new head: N(0, 1/fan_in) or zeros."""
+    head_scale: float = 1.0
+    """Multiplies the new head."""
+    loss: LossName = "cross_entropy"
+    """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
+    lr: float = 1e-3
+    """Learning rate, of the mean loss of a batch."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the run."""
+    momentum: float = 0.9
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov's form of it."""
+    weight_decay: float = 0.0
+    """Weight decay, toward zero, on every trained weight."""
+    batch_size: int | None = 25
+    """Batch size; None for the full batch."""
+    sampling: Sampling = "shuffle"
+    """How batches are drawn."""
+    epochs: float = 60
+    """Length of the run in passes over the pictures."""
+    epsilon: tuple[float, ...] = (0.4, 0.1, 0.01)
+    """Thresholds, as a loss or as a fraction of the initial loss."""
+    rules: tuple[ThresholdRule, ...] = ("within_of_final", "fraction_of_initial", "loss")
+    """How thresholds are read off a curve."""
+    smoothing: int = 1
+    """Mean over so many readings before thresholds are read."""
+    every: int | None = None
+    """Read the curve every so many steps; by default as often as costs little."""
+    solver: Solver = "simulate"
+    """What solves the linearised dynamics."""
+    kernel: Kernel = "exact"
+    """What computes the kernel."""
+    memory_gb: float | None = None
+    """Memory for the kernel; a share of what is free by default."""
+    seed: int = 0
+    """Of the pictures, the head and the mini-batches."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A configuration made concrete."""
+
+    task: Task
+    sgd: SGD
+    steps: int
+    every: int
+    provenance: dict[str, Any]
+
+    @property
+    def memory_budget_bytes(self) -> int | None:
+        """For the kernel."""
+        return self.provenance["memory_budget_bytes"]
+
+
+def build(config: Config) -> Built:
+    """Load, sample, preprocess, put on a head, freeze, and check.
+
+    Raises:
+        InputError: Anything that cannot be used.
+    """
+    sgd = _sgd(config)
+    network = models.load(config.model, weights=config.weights, seed=config.seed)
+    network = network.with_head(
+        config.classes, seed=config.seed, init=config.head_init, scale=config.head_scale
+    )
+    split = network.split(config.freeze_until)
+    task_pictures = data.read_task(
+        data.load(config.data, data_dir=config.data_dir),
+        classes=config.classes,
+        per_class=config.per_class,
+        seed=config.seed,
+        image_size=config.image_size or network.image_size,
+    )
+    x = network.preprocess(task_pictures.images)
+    if split.frozen is not None:
+        x = models.evaluate(split.frozen, x, description="frozen stages")
+    task = Task(
+        apply_fn=split.apply_fn,
+        params=jax.tree.map(jnp.asarray, split.params),
+        x=jnp.asarray(x),
+        y=task_pictures.labels,
+        loss=config.loss,
+    )
+    batch_size = sgd.batch_size or task.n
+    sgd.batches(task.n, 1, 0)
+    if not (np.isfinite(config.epochs) and config.epochs > 0):
+        raise InputError(f"epochs must be positive, got {config.epochs}")
+    steps = max(1, round(config.epochs * (task.n // batch_size)))
+    if config.schedule == "cosine":
+        sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
+    sample = task_pictures.sample
+    provenance = {
+        "weights": {
+            "source": network.source,
+            "sha256": network.weights_sha256,
+            "architecture": network.config,
+        },
+        "data": {
+            "source": task_pictures.source,
+            "sha256": task_pictures.sha256,
+            "class_names": sample.class_names,
+            "indices": sample.indices,
+            "image_size": int(task_pictures.images.shape[1]),
+        },
+        "n": task.n,
+        "c": task.c,
+        "parameters_trained": sum(leaf.size for leaf in jax.tree.leaves(task.params)),
+        "steps": steps,
+        "memory_budget_bytes": config.memory_gb and int(config.memory_gb * 2**30),
+    }
+    every = config.every or min(steps, _affordable_every(task.n, batch_size))
+    return Built(task, sgd, steps, every, provenance)
+
+
+def _sgd(config: Config) -> SGD:
+    return SGD(
+        learning_rate=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        sampling=config.sampling,
+    )
+
+
+def _affordable_every(n: int, batch_size: int) -> int:
+    """Steps between readings such that ``n`` forwards stay under a share of ``3 B`` each."""
+    return int(np.ceil(n / (READING_SHARE * 3 * batch_size)))
+
+
+def run(
+    command: Command,
+    config: Config,
+    *,
+    out: Path,
+    force: bool = False,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> tuple[records.Record, Path]:
+    """Do what the command says and keep its record; a finished run is read, not repeated.
+
+    Args:
+        command: ``"predict"``, ``"finetune"`` or ``"compare"``.
+        config: What to do.
+        out: Folder of records.
+        force: Run again although there is a record.
+        say: Receives a line on what is going on.
+
+    Returns:
+        The record and its folder.
+
+    Raises:
+        InputError: Anything that cannot be used; then nothing is written.
+    """
+    # Thresholds are read at the end of the run: refuse them at its start.
+    nothing = evaluation.compare_thresholds
+    nothing(_FLAT, None, rules=config.rules, epsilons=config.epsilon, smoothing=config.smoothing)
+    records.require_writable(out)
+    built = build(config)
+    sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    run_id = records.run_id(command, plain, sources)
+    if records.finished(out, run_id) and not force:
+        say(f"finished before, read from {out / run_id} (--force runs it again)")
+        return records.load(out / run_id), out / run_id
+    say(
+        f"{config.model} on {built.provenance['data']['source']}: {built.task.n} pictures of "
+        f"{built.task.c} classes, {built.provenance['parameters_trained']:,} weights trained, "
+        f"{built.steps} steps, curve read every {built.every}"
+    )
+    curves: dict[str, Curve] = {}
+    if command != "finetune":
+        curves["predicted"] = predict(
+            built.task,
+            built.sgd,
+            steps=built.steps,
+            solver=config.solver,
+            kernel=config.kernel,
+            seed=config.seed,
+            every=built.every,
+            memory_budget_bytes=built.memory_budget_bytes,
+        )
+    if command != "predict":
+        curves["measured"] = finetune(
+            built.task, built.sgd, steps=built.steps, seed=config.seed, every=built.every
+        )
+    record = records.Record(
+        run_id=run_id,
+        config=plain,
+        result=_result(config, curves, out / run_id),
+        provenance={**built.provenance, **records.environment()},
+        curves=curves,
+    )
+    return record, records.write(out, record)
+
+
+_FLAT = Curve(*(np.zeros(1) for _ in range(4)))
+
+
+def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str, Any]:
+    predicted, measured = curves.get("predicted"), curves.get("measured")
+    thresholds = evaluation.compare_thresholds(
+        predicted,
+        measured,
+        rules=config.rules,
+        epsilons=config.epsilon,
+        smoothing=config.smoothing,
+    )
+    trust = predicted.trust if predicted is not None else None
+    first = predicted or measured
+    assert first is not None
+    return {
+        "loss_initial": float(first.loss[0]),
+        "thresholds": [threshold.as_json() for threshold in thresholds],
+        "cost": evaluation.cost(predicted, measured),
+        "trust": trust and {"ok": trust.ok, "score": trust.score, "reason": trust.reason},
+        "record": str(folder),
+    }

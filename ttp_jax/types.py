@@ -1,0 +1,166 @@
+"""The few narrow types that everything passes through, and the symbols used everywhere.
+
+Symbols: ``n`` training samples, ``m`` test samples, ``c`` outputs (classes), ``p``
+parameters, ``r`` rank, ``T`` steps, ``B`` batch size, ``eta`` learning rate, ``mu``
+momentum, ``Theta`` the empirical kernel ``J J^T`` with ``J = df/dw`` at the weights where
+the model is linearised, ``lam`` its eigenvalues. Outputs are ``[n, c]``, flattened
+sample-major to ``n*c``. Fields carry their unit: ``_steps``, ``_epochs``, ``_s`` (seconds).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Params = Any
+ApplyFn = Callable[[Params, Any], Array]
+"""``(params, x[n, ...]) -> f[n, c]``: all that kernel, dynamics and training know of a model.
+
+Sample ``i`` of the output must depend on sample ``i`` of the input alone (BatchNorm in
+inference mode), otherwise neither the kernel nor its blocks mean what they say.
+"""
+
+LossName = Literal["cross_entropy", "mse"]
+ThresholdRule = Literal["loss", "fraction_of_initial", "within_of_final"]
+
+
+class InputError(ValueError):
+    """Input that cannot be used: one line with what was expected, what came, what to do."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model with its starting weights, the pictures to fit, and the loss.
+
+    Args:
+        apply_fn: The model as ``(params, x[n, ...]) -> f[n, c]``.
+        params: Pytree of floating arrays: exactly the weights that are trained. What is
+            frozen is closed over by ``apply_fn`` or already applied to ``x``.
+        x: Inputs, first axis ``n``.
+        y: Labels ``[n]`` (integers in ``0..c-1``) or targets ``[n, c]``.
+        loss: ``"cross_entropy"`` or ``"mse"``.
+
+    Raises:
+        InputError: Shapes, labels, dtypes or values that cannot be trained on.
+    """
+
+    apply_fn: ApplyFn
+    params: Params
+    x: Any
+    y: Any
+    loss: LossName = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(LossName):
+            raise InputError(
+                f"loss must be one of {', '.join(get_args(LossName))}, got {self.loss!r}"
+            )
+        n = len(self.x)
+        if n == 0 or len(self.y) != n:
+            raise InputError(
+                f"x and y must hold the same number of samples, at least one; "
+                f"got {n} and {len(self.y)}"
+            )
+        _require_finite("x", self.x)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            name = "weights " + jax.tree_util.keystr(path)
+            if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
+                raise InputError(
+                    f"{name} must be floating point to be trained, got "
+                    f"{np.asarray(leaf).dtype}; close over it in apply_fn instead"
+                )
+            _require_finite(name, leaf)
+        out = jax.eval_shape(self.apply_fn, self.params, self.x[:1])
+        if out.ndim != 2 or out.shape[0] != 1:
+            raise InputError(
+                f"apply_fn must map x[n, ...] to f[n, c]; one sample gave shape {out.shape}"
+            )
+        c = out.shape[1]
+        y = np.asarray(self.y)
+        if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
+            if y.min() < 0 or y.max() >= c:
+                raise InputError(
+                    f"labels must lie in 0..{c - 1} (the model has {c} outputs), got "
+                    f"{y.min()}..{y.max()}; renumber them or give the head more outputs"
+                )
+        elif y.ndim == 2 and y.shape[1] == c:
+            _require_finite("y", y)
+        else:
+            raise InputError(
+                f"y must be integer labels [n] or targets [n, {c}], got shape {y.shape} "
+                f"of {y.dtype}"
+            )
+        if self.loss == "cross_entropy" and c < 2:
+            raise InputError("cross_entropy needs at least 2 outputs, got 1; use loss='mse'")
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.x)
+
+    @property
+    def c(self) -> int:
+        """Number of outputs."""
+        return jax.eval_shape(self.apply_fn, self.params, self.x[:1]).shape[1]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Targets ``[n, c]``: labels as one-hot rows, targets as they are."""
+        y = np.asarray(self.y)
+        return np.eye(self.c)[y] if y.ndim == 1 else y
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether a prediction is to be believed, found without training.
+
+    ``score`` is in [0, 1]; ``ok`` says that no warning applies; ``reason`` is one line.
+    """
+
+    ok: bool
+    score: float
+    reason: str
+    stability: float
+    """Largest curvature eigenvalue times learning rate over the optimiser's limit; above
+    1 the linear dynamics grow."""
+    gap: float
+    """``|f(w_predicted) - f_linear| / |f_linear - f_0|`` at the end of the prediction."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss and accuracy on the whole training set along a run, predicted or measured.
+
+    ``steps`` are the optimiser steps at which the curve was read (step 0 is before the
+    first update), ``seconds`` the training time needed to get there, without compilation
+    and without the reading itself.
+    """
+
+    steps: Int[np.ndarray, " t"]
+    loss: Float[np.ndarray, " t"]
+    accuracy: Float[np.ndarray, " t"]
+    seconds: Float[np.ndarray, " t"]
+    loss_quantiles: Mapping[float, np.ndarray] | None = None
+    trust: Trust | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by part, compilation apart; what a record keeps."""
+    flops: float = 0.0
+    """Floating-point operations it took, counted and not measured."""
+
+    @property
+    def budget_steps(self) -> int:
+        """The last step that was read."""
+        return int(self.steps[-1])
+
+
+def _require_finite(name: str, values: Any) -> None:
+    values = np.asarray(values)
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise InputError(
+            f"{name} must be finite, got {bad} NaN or infinite of {values.size} values; "
+            f"check the file or the preprocessing it came from"
+        )
