@@ -13,9 +13,18 @@ def apply_fn(params, x):
 
 def task(loss, *, n=12, c=3, d=7, seed=0, labels=True):
     rng = np.random.default_rng(seed)
-    params = {"kernel": jnp.asarray(rng.normal(size=(d, c))), "bias": jnp.asarray(rng.normal(size=c))}
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=(d, c))),
+        "bias": jnp.asarray(rng.normal(size=c)),
+    }
     y = rng.integers(0, c, size=n) if labels else rng.normal(size=(n, c))
-    return ttp.Task(apply_fn=apply_fn, params=params, x=jnp.asarray(rng.normal(size=(n, d))), y=y, loss=loss)
+    return ttp.Task(
+        apply_fn=apply_fn,
+        params=params,
+        x=jnp.asarray(rng.normal(size=(n, d))),
+        y=y,
+        loss=loss,
+    )
 
 
 def jacobian(task):

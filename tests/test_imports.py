@@ -3,12 +3,21 @@
 import subprocess
 import sys
 
-LATE = ("tensorflow", "tensorflow_datasets", "neural_tangents", "matplotlib", "flax", "optax")
+LATE = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "neural_tangents",
+    "matplotlib",
+    "flax",
+    "optax",
+)
 
 
 def loaded_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return set(run.stdout.split())
 
 

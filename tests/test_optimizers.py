@@ -26,7 +26,9 @@ def test_cosine_with_warmup():
         schedules.cosine(1.0, 6, warmup_steps=6)
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, np.nan, [0.1, 0.1], [0.1, -0.1, 0.1], [0.0] * 3])
+@pytest.mark.parametrize(
+    "rate", [0.0, -1.0, np.nan, [0.1, 0.1], [0.1, -0.1, 0.1], [0.0] * 3]
+)
 def test_refuses_rates(rate):
     with pytest.raises(InputError):
         schedules.as_array(rate, 3)
@@ -80,7 +82,8 @@ def test_streams_do_not_depend_on_versions():
 
 
 @pytest.mark.parametrize(
-    ("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)]
+    ("momentum", "nesterov"),
+    [(0.0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)],
 )
 def test_stability_limit_is_where_a_mode_starts_to_grow(momentum, nesterov):
     sgd = SGD(0.1, momentum, nesterov)

@@ -54,7 +54,9 @@ def test_never_reached_is_censored_with_the_budget(losses, rule, epsilon):
 
 
 def test_smoothing_is_causal():
-    np.testing.assert_allclose(causal_mean(np.array([4.0, 2.0, 0.0, 2.0]), 3), [4, 3, 2, 4 / 3])
+    np.testing.assert_allclose(
+        causal_mean(np.array([4.0, 2.0, 0.0, 2.0]), 3), [4, 3, 2, 4 / 3]
+    )
     spike = curve([2.0, 0.1, 2.0, 2.0, 0.1, 0.1])
     assert time_to_threshold(spike, 0.2, "loss").steps == 2
     assert time_to_threshold(spike, 0.2, "loss", smoothing=2).steps == 10

@@ -7,7 +7,7 @@ import pytest
 
 import ttp_jax as ttp
 from tests import linear
-from ttp_jax import losses, outputs, trust
+from ttp_jax import chunks, losses, outputs, trust
 
 
 @pytest.mark.usefixtures("x64")
@@ -38,25 +38,19 @@ def test_moved_weights_are_explicit_ones():
 
 @pytest.mark.usefixtures("x64")
 def test_chunks_do_not_show(monkeypatch):
-    task = linear.task("mse")
-    whole = outputs.evaluate(outputs.compiled(task.apply_fn), task.params, task.x)
-    q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
-    alpha = np.ones((task.n, task.c))
-    w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.1)
-    monkeypatch.setattr(outputs, "CHUNK", 5)  # 12 samples: 4 + 4 + 4 or 5 + 5 + 2
-    again = outputs.evaluate(outputs.compiled(task.apply_fn), task.params, task.x)
-    np.testing.assert_allclose(again, whole, atol=1e-13)
-    np.testing.assert_allclose(
-        outputs.jvp_of_weights(task.apply_fn, task.params, task.x), q0, atol=1e-13
-    )
-    for a, b in zip(
-        jax.tree.leaves(w),
-        jax.tree.leaves(
-            outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.1)
-        ),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-13)
+    task = linear.task("mse", n=11)
+    alpha = np.arange(33.0).reshape(task.n, task.c)
+
+    def all_of_it():
+        w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.1)
+        q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
+        return [q0, *jax.tree.leaves(w)]
+
+    whole = all_of_it()
+    even = chunks.even
+    monkeypatch.setattr(chunks, "even", lambda n, largest: even(n, 5))  # 4 + 4 + 3
+    for a, b in zip(whole, all_of_it(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")

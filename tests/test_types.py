@@ -33,7 +33,10 @@ def test_labels_become_one_hot_targets():
         ({"x": X[:0], "y": Y[:0]}, "at least one"),
         ({"x": np.where(np.eye(4, 3) > 0, np.nan, X)}, "x must be finite, got 3 NaN"),
         ({"params": {"w": PARAMS["w"] * np.inf}}, r"weights \['w'\] must be finite"),
-        ({"params": {"w": np.ones((3, 2), int)}}, "floating point to be trained, got int64"),
+        (
+            {"params": {"w": np.ones((3, 2), int)}},
+            "floating point to be trained, got int64",
+        ),
         ({"y": np.array([0, 1, 2, 0])}, r"labels must lie in 0\.\.1 .*got 0\.\.2"),
         ({"y": np.array([0, -1, 1, 0])}, r"got -1\.\.1"),
         ({"y": np.ones((4, 3))}, r"targets \[n, 2\], got shape \(4, 3\)"),

@@ -36,21 +36,24 @@ class Call:
 
 
 def predict(
-    config: tyro.conf.OmitArgPrefixes[study.Config], output: tyro.conf.OmitArgPrefixes[Output]
+    config: tyro.conf.OmitArgPrefixes[study.Config],
+    output: tyro.conf.OmitArgPrefixes[Output],
 ) -> Call:
     """Predict the curve and the time to thresholds, without training."""
     return Call("predict", config, output)
 
 
 def finetune(
-    config: tyro.conf.OmitArgPrefixes[study.Config], output: tyro.conf.OmitArgPrefixes[Output]
+    config: tyro.conf.OmitArgPrefixes[study.Config],
+    output: tyro.conf.OmitArgPrefixes[Output],
 ) -> Call:
     """Fine-tune for real and read the same numbers off the measured curve."""
     return Call("finetune", config, output)
 
 
 def compare(
-    config: tyro.conf.OmitArgPrefixes[study.Config], output: tyro.conf.OmitArgPrefixes[Output]
+    config: tyro.conf.OmitArgPrefixes[study.Config],
+    output: tyro.conf.OmitArgPrefixes[Output],
 ) -> Call:
     """Predict, fine-tune, and put both side by side."""
     return Call("compare", config, output)
@@ -83,8 +86,12 @@ def _parse(arguments: list[str]) -> Call:
             raise
         rows = [row.strip("│ \n") for row in framed.getvalue().splitlines()]
         rows = [row for row in rows if row and not row.startswith("╭")]
-        end = next((k for k, row in enumerate(rows) if row.startswith(("─", "╰"))), len(rows))
-        raise InputError(f"{' '.join(rows[:end])} (ttp --help lists what there is)") from None
+        end = next(
+            (k for k, row in enumerate(rows) if row.startswith(("─", "╰"))), len(rows)
+        )
+        raise InputError(
+            f"{' '.join(rows[:end])} (ttp --help lists what there is)"
+        ) from None
 
 
 def _execute(call: Call) -> None:

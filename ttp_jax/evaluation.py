@@ -70,7 +70,9 @@ def compare_thresholds(
         return time_to_threshold(curve, epsilon, rule, smoothing=smoothing)
 
     return [
-        Threshold(rule, epsilon, read(predicted, epsilon, rule), read(measured, epsilon, rule))
+        Threshold(
+            rule, epsilon, read(predicted, epsilon, rule), read(measured, epsilon, rule)
+        )
         for rule in rules
         for epsilon in epsilons
     ]

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 
 from ttp_jax import losses, outputs
-from ttp_jax.reading import loss_and_accuracy, read_steps
+from ttp_jax.chunks import map_samples
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
+from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Task
 
@@ -68,10 +69,14 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
     if stream is not None:
         stream = jnp.asarray(stream)
     first = None if stream is None else stream[0]
-    forward = outputs.compiled(task.apply_fn)
-    with measured() as compiling:
+    forward = jax.jit(task.apply_fn)
+
+    def read_outputs(params):
+        return jnp.asarray(map_samples(lambda part: forward(params, part), task.x))
+
+    with measured() as compiling, bar("compiling the training step", None):
         compiled = jax.jit(step).lower(params, state, x, y, first).compile()
-        outputs.evaluate(forward, params, task.x)
+        read_outputs(params)
 
     loss = np.full(len(read), np.nan)
     accuracy = np.full(len(read), np.nan)
@@ -86,8 +91,8 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
                 params, state = compiled(params, state, x, y, batch)
             jax.block_until_ready(params)
             trained = time.perf_counter()
-            f = outputs.evaluate(forward, params, task.x)
-            value, hits = loss_and_accuracy(task.loss, jnp.asarray(f), y.astype(f.dtype))
+            f = read_outputs(params)
+            value, hits = loss_and_accuracy(task.loss, f, y.astype(f.dtype))
             train_s += trained - start
             reading_s += time.perf_counter() - trained
             loss[reading], accuracy[reading], seconds[reading] = value, hits, train_s

@@ -9,18 +9,27 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import losses, outputs, spectrum, trust
-from ttp_jax.dynamics.flow import flow
-from ttp_jax.dynamics.moments import moments
+from ttp_jax.chunks import map_samples
+from ttp_jax.dynamics.flow import flow, require_closed_form
+from ttp_jax.dynamics.moments import moments, require_closed_moments
 from ttp_jax.dynamics.path import Path
-from ttp_jax.reading import read_steps
 from ttp_jax.dynamics.simulate import simulate
-from ttp_jax.kernel.empirical import empirical_ntk
+from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
 from ttp_jax.optimizers import SGD
+from ttp_jax.progress import bar
+from ttp_jax.reading import read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Task
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde"]
 Kernel = Literal["exact", "nt_jacobian_contraction", "nt_vector_products"]
+_IMPLEMENTATIONS: dict[Kernel, Implementation] = {
+    "exact": "ttp",
+    "nt_jacobian_contraction": "nt_jacobian_contraction",
+    "nt_vector_products": "nt_vector_products",
+}
+_TIMED_STEPS = 6
+"""One to compile and settle, five to take the median of."""
 
 
 def predict(
@@ -66,11 +75,19 @@ def predict(
     Breaks when: the model leaves its linearisation (``trust`` says so).
     """
     read = read_steps(steps, every)
-    _check(task, sgd, solver, kernel, steps)
+    expected = cost_ahead(
+        task,
+        sgd,
+        steps=steps,
+        solver=solver,
+        kernel=kernel,
+        every=every,
+        memory_budget_bytes=memory_budget_bytes,
+    )
     timings = {}
-    with measured() as part:
-        forward = outputs.compiled(task.apply_fn)
-        f0 = outputs.evaluate(forward, task.params, task.x)
+    with measured() as part, bar("outputs at the start", None):
+        forward = jax.jit(task.apply_fn)
+        f0 = map_samples(lambda part: forward(task.params, part), task.x)
         if not np.isfinite(f0).all():
             raise InputError(
                 "the model's outputs must be finite, got NaN or infinite ones at the start; "
@@ -83,29 +100,28 @@ def predict(
     timings["forward_s"], timings["compile_s"] = part.run_s, part.compile_s
 
     with measured() as part:
-        implementation = "ttp" if kernel == "exact" else kernel
         theta = empirical_ntk(
             task.apply_fn,
             task.params,
             task.x,
-            implementation=implementation,
+            implementation=_IMPLEMENTATIONS[kernel],
             memory_budget_bytes=memory_budget_bytes,
         )
     timings["kernel_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
-    with measured() as part:
+    with measured() as part, bar(f"dynamics ({solver})", None):
         path = _solve(theta, f0, targets, q0, task, sgd, solver, steps, seed, every)
     timings["solve_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
-    with measured() as part:
+    with measured() as part, bar("linearisation gap", None):
         alpha = path.alpha.reshape(f0.shape)
         w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, path.shrink)
         verdict = trust.judge(
             curvature=trust.largest_curvature(theta, f0, targets, loss=task.loss),
             gap=trust.linearization_gap(
-                outputs.evaluate(forward, w, task.x), path.outputs, f0
+                map_samples(lambda part: forward(w, part), task.x), path.outputs, f0
             ),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
@@ -114,7 +130,7 @@ def predict(
     timings["trust_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
-    with measured() as part:
+    with measured() as part, bar("timing a training step", None):
         timings["step_s"] = step_seconds(task, sgd)
     timings["timing_s"] = part.run_s
     timings["compile_s"] += part.compile_s
@@ -125,10 +141,55 @@ def predict(
         seconds=read * timings["step_s"],
         trust=verdict,
         timings=timings,
+        flops=expected.flops
+        + expected.forward_flops_per_sample
+        * (4 * task.n + 3 * _TIMED_STEPS * (sgd.batch_size or task.n))
+        + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2,
     )
 
 
-def step_seconds(task: Task, sgd: SGD, *, repeats: int = 5) -> float:
+def cost_ahead(
+    task: Task,
+    sgd: SGD,
+    *,
+    steps: int,
+    solver: Solver = "simulate",
+    kernel: Kernel = "exact",
+    every: int = 1,
+    memory_budget_bytes: int | None = None,
+) -> KernelCost:
+    """What the kernel of a prediction will cost; nothing is computed yet.
+
+    Arguments are those of :func:`predict`.
+
+    Raises:
+        InputError: What :func:`predict` would refuse.
+    """
+    if kernel not in get_args(Kernel):
+        raise InputError(
+            f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}"
+        )
+    if solver not in get_args(Solver):
+        raise InputError(
+            f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}"
+        )
+    read_steps(steps, every)
+    sgd.learning_rates(steps)
+    sgd.batches(task.n, 1, 0)
+    if solver == "flow":
+        require_closed_form(sgd, task.loss)
+    elif solver != "simulate":
+        require_closed_moments(sgd, task.loss)
+    return estimate(
+        task.apply_fn,
+        task.params,
+        task.x,
+        implementation=_IMPLEMENTATIONS[kernel],
+        memory_budget_bytes=memory_budget_bytes,
+    )
+
+
+def step_seconds(task: Task, sgd: SGD) -> float:
     """Median seconds of one training step of this task, compilation apart.
 
     The step has the gathering, gradient and momentum update of a real one; its result is
@@ -151,29 +212,11 @@ def step_seconds(task: Task, sgd: SGD, *, repeats: int = 5) -> float:
     w, v = task.params, jax.tree.map(jnp.zeros_like, task.params)
     w, v = jax.block_until_ready(step(w, v, x, y, rows))
     took = []
-    for _ in range(repeats):
+    for _ in range(_TIMED_STEPS - 1):
         start = time.perf_counter()
         w, v = jax.block_until_ready(step(w, v, x, y, rows))
         took.append(time.perf_counter() - start)
     return float(np.median(took))
-
-
-def _check(task: Task, sgd: SGD, solver: Solver, kernel: Kernel, steps: int) -> None:
-    """Refuse what a solver would refuse, before the kernel has cost anything."""
-    if kernel not in get_args(Kernel):
-        raise InputError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
-    if solver not in get_args(Solver):
-        raise InputError(f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}")
-    sgd.learning_rates(steps)
-    sgd.batches(task.n, 1, 0)
-    if solver != "simulate":
-        one = np.zeros((1, 1))
-        _solve(one, one, one, one, task, _of_one_sample(sgd), solver, 1, 0, 1)
-
-
-def _of_one_sample(sgd: SGD) -> SGD:
-    size = None if sgd.batch_size is None else 1
-    return SGD(1.0, sgd.momentum, sgd.nesterov, sgd.weight_decay, size, sgd.sampling)
 
 
 def _solve(

@@ -142,7 +142,9 @@ def load(folder: Path) -> Record:
         with np.load(folder / "curves.npz", allow_pickle=False) as arrays:
             series = dict(arrays)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} must hold a record, got {error}; run it again") from None
+        raise InputError(
+            f"{folder} must hold a record, got {error}; run it again"
+        ) from None
     if content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{folder} must hold a record of schema {SCHEMA_VERSION}, got "

@@ -1,6 +1,5 @@
 """Learning rates as arrays over steps: the same numbers for the dynamics and for optax."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from jaxtyping import Float
 
 from ttp_jax.types import InputError
 
-LearningRate = float | Any | Callable[[int], Any]
+LearningRate = Any
 """A number, an array ``[T]``, or a schedule ``step -> learning rate`` as optax has them."""
 
 
@@ -20,7 +19,7 @@ def as_array(learning_rate: LearningRate, steps: int) -> Float[np.ndarray, " T"]
             (zero is allowed inside a schedule, where it freezes a step).
     """
     if callable(learning_rate):
-        rates = np.array([float(learning_rate(k)) for k in range(steps)])
+        rates = np.array([np.asarray(learning_rate(k)) for k in range(steps)], float)
     else:
         rates = np.asarray(learning_rate, dtype=np.float64)
         if rates.ndim == 0:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttp_jax import data, evaluation, models, records, schedules
+from ttp_jax.chunks import map_samples
 from ttp_jax.finetune import finetune
 from ttp_jax.optimizers import SGD
-from ttp_jax.prediction import Kernel, Solver, predict
+from ttp_jax.prediction import Kernel, Solver, cost_ahead, predict
 from ttp_jax.sampling import Sampling
 from ttp_jax.types import Curve, InputError, LossName, Task, ThresholdRule
 
@@ -46,8 +47,8 @@ class Config:
     """Last stage that is not trained; everything after it is, with the new head."""
     head_init: models.HeadInit = "lecun_normal"
     """The new head: N(0, 1/fan_in) or zeros."""
-    head_scale: float = 1.0
-    """Multiplies the new head."""
+    head_scale: float | None = None
+    """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
     loss: LossName = "cross_entropy"
     """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
     lr: float = 1e-3
@@ -107,9 +108,17 @@ def build(config: Config) -> Built:
         InputError: Anything that cannot be used.
     """
     sgd = _sgd(config)
-    network = models.load(config.model, weights=config.weights, seed=config.seed)
+    network = models.load(
+        config.model, weights=config.weights, image_size=config.image_size, seed=config.seed
+    )
+    scale = config.head_scale
+    if scale is None:
+        # Logits then start with a deviation near 2 in both families. The larger the head,
+        # the less the features have to move, and the better one linearisation holds (lazy
+        # training; Chizat et al., arXiv 1812.07956).
+        scale = 1.0 if network.config["family"] == "imagenet" else 3.0
     network = network.with_head(
-        config.classes, seed=config.seed, init=config.head_init, scale=config.head_scale
+        config.classes, seed=config.seed, init=config.head_init, scale=scale
     )
     split = network.split(config.freeze_until)
     task_pictures = data.read_task(
@@ -121,7 +130,7 @@ def build(config: Config) -> Built:
     )
     x = network.preprocess(task_pictures.images)
     if split.frozen is not None:
-        x = models.evaluate(split.frozen, x, description="frozen stages")
+        x = map_samples(split.frozen, x, largest=32, description="frozen stages")
     task = Task(
         apply_fn=split.apply_fn,
         params=jax.tree.map(jnp.asarray, split.params),
@@ -142,6 +151,7 @@ def build(config: Config) -> Built:
             "source": network.source,
             "sha256": network.weights_sha256,
             "architecture": network.config,
+            "head": {"init": config.head_init, "scale": scale},
         },
         "data": {
             "source": task_pictures.source,
@@ -199,9 +209,10 @@ def run(
     Raises:
         InputError: Anything that cannot be used; then nothing is written.
     """
-    # Thresholds are read at the end of the run: refuse them at its start.
-    nothing = evaluation.compare_thresholds
-    nothing(_FLAT, None, rules=config.rules, epsilons=config.epsilon, smoothing=config.smoothing)
+    # Thresholds are read at the end of the run, the folder written then: refuse both now.
+    evaluation.compare_thresholds(
+        _FLAT, None, rules=config.rules, epsilons=config.epsilon, smoothing=config.smoothing
+    )
     records.require_writable(out)
     built = build(config)
     sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
@@ -210,11 +221,23 @@ def run(
     if records.finished(out, run_id) and not force:
         say(f"finished before, read from {out / run_id} (--force runs it again)")
         return records.load(out / run_id), out / run_id
+    if command != "finetune":
+        expected = cost_ahead(
+            built.task,
+            built.sgd,
+            steps=built.steps,
+            solver=config.solver,
+            kernel=config.kernel,
+            every=built.every,
+            memory_budget_bytes=built.memory_budget_bytes,
+        )
     say(
         f"{config.model} on {built.provenance['data']['source']}: {built.task.n} pictures of "
         f"{built.task.c} classes, {built.provenance['parameters_trained']:,} weights trained, "
         f"{built.steps} steps, curve read every {built.every}"
     )
+    if command != "finetune":
+        say(str(expected))
     curves: dict[str, Curve] = {}
     if command != "finetune":
         curves["predicted"] = predict(
@@ -241,7 +264,7 @@ def run(
     return record, records.write(out, record)
 
 
-_FLAT = Curve(*(np.zeros(1) for _ in range(4)))
+_FLAT = Curve(np.zeros(1, int), np.zeros(1), np.zeros(1), np.zeros(1))
 
 
 def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str, Any]:

@@ -21,11 +21,11 @@ class Seconds:
 _open: list[list[tuple[float, float]]] = []
 
 
-def _listen(event: str, duration: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     if event.startswith(_COMPILATION):
         now = time.perf_counter()
         for intervals in _open:
-            intervals.append((now - duration, now))
+            intervals.append((now - duration_secs, now))
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

@@ -92,7 +92,8 @@ def judge(
     limit = sgd.stability_limit()
     stability = peak_rate * (curvature + sgd.weight_decay) / limit
     grows = not np.isfinite(predicted_loss).all() or (
-        predicted_loss[-1] > predicted_loss[0] or predicted_loss.max() > 2 * predicted_loss[0]
+        predicted_loss[-1] > predicted_loss[0]
+        or predicted_loss.max() > 2 * predicted_loss[0]
     )
     warnings = []
     if stability > 1:
@@ -110,7 +111,9 @@ def judge(
     score = 1.0 / (1.0 + (gap / GAP_LIMIT) ** 2) if np.isfinite(gap) else 0.0
     if stability > 1 or grows:
         score *= 0.5
-    fine = f"eta*lam_max = {stability * limit:.3g} of {limit:.3g}, linearisation gap {gap:.2f}"
+    fine = (
+        f"eta*lam_max = {stability * limit:.3g} of {limit:.3g}, linearisation gap {gap:.2f}"
+    )
     return Trust(
         ok=not warnings,
         score=float(score),

@@ -94,7 +94,9 @@ class Task:
                 f"of {y.dtype}"
             )
         if self.loss == "cross_entropy" and c < 2:
-            raise InputError("cross_entropy needs at least 2 outputs, got 1; use loss='mse'")
+            raise InputError(
+                "cross_entropy needs at least 2 outputs, got 1; use loss='mse'"
+            )
 
     @property
     def n(self) -> int:

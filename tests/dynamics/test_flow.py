@@ -19,7 +19,9 @@ def problem(**options):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("rate", [0.2, np.linspace(0.3, 0.0, STEPS)], ids=["constant", "array"])
+@pytest.mark.parametrize(
+    "rate", [0.2, np.linspace(0.3, 0.0, STEPS)], ids=["constant", "array"]
+)
 def test_equals_simulate(rate):
     # n = 12 samples of 7 + 1 features: the kernel is singular, part of the residual stays
     theta, f0, targets = problem(labels=False)
@@ -38,7 +40,9 @@ def test_constant_rate_is_a_power():
     found = flow(spectrum.of_gram(theta), f0, targets, ttp.SGD(0.1), steps=STEPS)
     decay = np.linalg.matrix_power(np.eye(len(theta)) - 0.1 * theta / len(f0), STEPS)
     residual = decay @ (f0 - targets).reshape(-1)
-    np.testing.assert_allclose(found.loss[-1], residual @ residual / (2 * len(f0)), rtol=1e-10)
+    np.testing.assert_allclose(
+        found.loss[-1], residual @ residual / (2 * len(f0)), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize(

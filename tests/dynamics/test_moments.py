@@ -58,7 +58,9 @@ def test_against_monte_carlo(sampling, momentum, nesterov, weight_decay, rate):
         J @ J.T, f0, task.targets, sgd, steps=STEPS, q0=(J @ w0).reshape(f0.shape)
     )
     runs = 40_000
-    r = weight_space_runs(J, w0, task.targets, sgd, runs=runs, seed=5) - task.targets.reshape(-1)
+    r = weight_space_runs(
+        J, w0, task.targets, sgd, runs=runs, seed=5
+    ) - task.targets.reshape(-1)
     assert np.abs(r.mean(0) - found.mean).max() > 0  # a sample, not the formula again
 
     def within_four_standard_errors(samples, expected):

@@ -30,13 +30,23 @@ def predicted_path(task, sgd, *, seed, every=1):
     f0 = np.asarray(task.apply_fn(task.params, task.x))
     q0 = (J @ w0).reshape(f0.shape)
     return simulate(
-        J @ J.T, f0, task.targets, sgd, loss=task.loss, steps=STEPS, q0=q0, seed=seed, every=every
+        J @ J.T,
+        f0,
+        task.targets,
+        sgd,
+        loss=task.loss,
+        steps=STEPS,
+        q0=q0,
+        seed=seed,
+        every=every,
     )
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)]
+)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.03])
 def test_equals_optax_on_a_linear_model(loss, momentum, nesterov, weight_decay):
     task = linear.task(loss)
@@ -57,7 +67,9 @@ def test_coefficients_give_the_weights_of_the_path(sampling):
     path = predicted_path(task, sgd, seed=1)
     J, w0 = linear.jacobian(task)
     w = (1 - path.shrink) * w0 - J.T @ path.alpha
-    np.testing.assert_allclose((J @ w).reshape(path.outputs.shape), path.outputs, atol=1e-10)
+    np.testing.assert_allclose(
+        (J @ w).reshape(path.outputs.shape), path.outputs, atol=1e-10
+    )
     assert path.shrink > 0.01
 
 

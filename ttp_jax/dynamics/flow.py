@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 from ttp_jax import losses
 from ttp_jax.dynamics.path import Path
-from ttp_jax.reading import read_steps
 from ttp_jax.optimizers import SGD
+from ttp_jax.reading import read_steps
 from ttp_jax.spectrum import Spectrum
 from ttp_jax.types import InputError, LossName
 
@@ -46,15 +46,7 @@ def flow(
 
     Cost: ``r T/every`` for the loss, ``n c r T/every`` for the accuracy.
     """
-    asked = {
-        "loss='mse'": loss == "mse",
-        "the full batch": sgd.batch_size is None,
-        "momentum 0": sgd.momentum == 0,
-        "weight decay 0": sgd.weight_decay == 0,
-    }
-    if not all(asked.values()):
-        missing = ", ".join(name for name, holds in asked.items() if not holds)
-        raise InputError(f"solver 'flow' needs {missing}; use solver 'simulate' instead")
+    require_closed_form(sgd, loss)
     n, c = f0.shape
     read = read_steps(steps, every)
     with jax.enable_x64(True):
@@ -81,6 +73,23 @@ def flow(
             alpha=np.asarray(alpha),
             shrink=0.0,
         )
+
+
+def require_closed_form(sgd: SGD, loss: LossName) -> None:
+    """Refuse what :func:`flow` does not hold for.
+
+    Raises:
+        InputError: It names what is missing.
+    """
+    asked = {
+        "loss='mse'": loss == "mse",
+        "the full batch": sgd.batch_size is None,
+        "momentum 0": sgd.momentum == 0,
+        "weight decay 0": sgd.weight_decay == 0,
+    }
+    if not all(asked.values()):
+        missing = ", ".join(name for name, holds in asked.items() if not holds)
+        raise InputError(f"solver 'flow' needs {missing}; use solver 'simulate' instead")
 
 
 @jax.jit

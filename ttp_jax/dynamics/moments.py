@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from ttp_jax import losses
 from ttp_jax.dynamics.path import Path
-from ttp_jax.reading import read_steps
 from ttp_jax.optimizers import SGD
+from ttp_jax.reading import read_steps
 from ttp_jax.types import InputError, LossName
 
 Form = Literal["discrete", "sde"]
@@ -20,8 +20,8 @@ Form = Literal["discrete", "sde"]
 class Moments(NamedTuple):
     """Mean ``[nc]`` and covariance ``[nc, nc]`` of the residual ``r = f - y`` at a step."""
 
-    mean: Array
-    covariance: Array
+    mean: Float[np.ndarray, " nc"]
+    covariance: Float[np.ndarray, "nc nc"]
 
 
 def moments(
@@ -71,16 +71,7 @@ def moments(
     Cost: nine products of ``[nc, nc]`` matrices a step (``form="sde"``: twelve), memory
     about twelve such matrices. For ``n c`` in the hundreds; ``simulate`` goes further.
     """
-    if loss != "mse":
-        raise InputError(
-            f"solver 'moments' needs loss='mse', got {loss!r}; use solver 'simulate'"
-        )
-    if sgd.batch_size is not None and sgd.sampling == "shuffle":
-        raise InputError(
-            "solver 'moments' needs batches that are independent of each other, got "
-            "sampling='shuffle'; use 'with_replacement' or 'without_replacement', or "
-            "solver 'simulate'"
-        )
+    require_closed_moments(sgd, loss)
     if sgd.weight_decay and q0 is None:
         raise ValueError("weight decay needs q0 = J w_0")
     n, c = f0.shape
@@ -117,6 +108,24 @@ def moments(
             shrink=float(shrink),
         )
         return path, Moments(np.asarray(mean), np.asarray(covariance))
+
+
+def require_closed_moments(sgd: SGD, loss: LossName) -> None:
+    """Refuse what :func:`moments` does not hold for.
+
+    Raises:
+        InputError: It says what came and what to use instead.
+    """
+    if loss != "mse":
+        raise InputError(
+            f"solver 'moments' needs loss='mse', got {loss!r}; use solver 'simulate'"
+        )
+    if sgd.batch_size is not None and sgd.sampling == "shuffle":
+        raise InputError(
+            "solver 'moments' needs batches that are independent of each other, got "
+            "sampling='shuffle'; use 'with_replacement' or 'without_replacement', or "
+            "solver 'simulate'"
+        )
 
 
 def _noise(theta: Array, second_moment: Array, n: int, strength: Array) -> Array:

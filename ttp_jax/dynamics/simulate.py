@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from ttp_jax import losses
 from ttp_jax.dynamics.path import Path
-from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.optimizers import SGD
+from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.types import LossName
 
 

@@ -24,7 +24,9 @@ def render(record: Record) -> Group:
     """Thresholds as a table; below it what it cost and whether to believe it."""
     result = record.result
     both = {"predicted", "measured"} <= set(record.curves)
-    table = Table(title=f"{record.config['model']} on {record.config['data']}: time to threshold")
+    table = Table(
+        title=f"{record.config['model']} on {record.config['data']}: time to threshold"
+    )
     table.add_column("threshold")
     for side in ("predicted", "measured"):
         if side in record.curves:
@@ -64,8 +66,8 @@ def cost_lines(record: Record) -> list[str]:
     if "measured" in curves:
         timings = curves["measured"].timings
         lines.append(
-            f"training {cost['finetune_s']:.1f} s (reading the curve {timings['reading_s']:.1f} "
-            f"s, compilation {timings['compile_s']:.1f} s besides)"
+            f"training {cost['finetune_s']:.1f} s (reading the curve "
+            f"{timings['reading_s']:.1f} s, compilation {timings['compile_s']:.1f} s besides)"
         )
     if cost["ratio"] is not None:
         lines.append(

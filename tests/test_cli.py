@@ -1,0 +1,211 @@
+"""The command line: what it prints, and one line with exit status 2 for bad input."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ttp_jax import cli, records
+
+SMALL = [
+    "--model=mlp", "--weights=random", "--data=digits", "--image-size=8",
+    "--per-class=6", "--batch-size=5", "--epochs=3", "--lr=0.01",
+]  # fmt: skip
+
+
+def ttp(*arguments, capsys):
+    status = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_compare_json(tmp_path, capsys):
+    arguments = ("compare", *SMALL, "--json", "--out", tmp_path)
+    status, out, _ = ttp(*arguments, capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    assert set(printed) == {"loss_initial", "thresholds", "cost", "trust", "record"}
+    assert set(printed["cost"]) == {
+        "predict_s", "kernel_s", "finetune_s", "ratio", "ratio_flops"
+    }  # fmt: skip
+    assert set(printed["trust"]) == {"ok", "score", "reason"}
+    assert len(printed["thresholds"]) == 9
+    assert {
+        "rule", "epsilon", "predicted_steps", "measured_steps", "predicted_seconds",
+        "relative_error", "censored",
+    } <= set(printed["thresholds"][0])  # fmt: skip
+    folder = tmp_path / printed["record"].split("/")[-1]
+    assert (folder / "curves.png").stat().st_size > 5000
+    record = records.load(folder)
+    assert record.result == printed
+    assert len(record.provenance["data"]["indices"]) == 30
+    # both sides start at the same loss, of the same network on the same pictures
+    predicted, measured = record.curves["predicted"], record.curves["measured"]
+    np.testing.assert_allclose(predicted.loss[0], measured.loss[0], rtol=1e-5)
+    assert predicted.loss[-1] < predicted.loss[0]
+
+    # a finished run is read, not run again, until it is forced
+    written = (folder / "record.json").stat().st_mtime_ns
+    assert json.loads(ttp(*arguments, capsys=capsys)[1]) == printed
+    assert (folder / "record.json").stat().st_mtime_ns == written
+    status, out, _ = ttp(*arguments, "--force", capsys=capsys)
+    assert (folder / "record.json").stat().st_mtime_ns > written
+    assert sorted(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("command", ["predict", "finetune"])
+def test_one_side_alone(command, tmp_path, capsys):
+    status, out, _ = ttp(command, *SMALL, "--out", tmp_path, capsys=capsys)
+    assert status == 0
+    shown, hidden = (
+        ("predicted", "measured") if command == "predict" else ("measured", "predicted")
+    )
+    assert shown in out
+    assert hidden not in out
+    assert ("trust" in out) == (command == "predict")
+
+
+def test_the_table_warns(tmp_path, capsys):
+    _, out, _ = ttp("predict", *SMALL, "--lr=300", "--out", tmp_path, capsys=capsys)
+    assert "WARNING, not to be trusted" in out
+    assert "UNSTABLE" in out
+
+
+def refused(*arguments, capsys, out_folder):
+    status, out, err = ttp(
+        "compare", *SMALL, "--out", out_folder, *arguments, capsys=capsys
+    )
+    assert status == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("ttp: ")
+    assert not out_folder.exists() or not list(out_folder.iterdir())
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model=resnet99"], "model must be one of"),
+        (["--data=cifar11"], "digits"),
+        (["--per-class=1000"], "1000"),
+        (["--classes=11"], "10"),
+        (
+            ["--batch-size=31"],
+            "batch size must be at most the number of samples (30), got 31",
+        ),
+        (["--batch-size=0"], "batch size must be at least 1"),
+        (["--lr=0"], "learning rate must be positive, got 0"),
+        (["--lr=-1"], "learning rate must be positive, got -1"),
+        (["--lr=nan"], "learning rate must be positive, got nan"),
+        (["--lr=fast"], "--lr"),
+        (["--momentum=1"], "momentum must lie in [0, 1)"),
+        (["--epsilon", "0.1", "1.5"], "epsilon must lie between 0 and 1"),
+        (["--epsilon", "0"], "epsilon must lie"),
+        (["--epochs=0"], "epochs must be positive"),
+        (["--every=1000"], "every must lie in 1..18"),
+        (["--freeze-until=nowhere"], "last frozen stage"),
+        (["--solver=flow"], "solver 'flow' needs loss='mse'"),
+        (["--solver=guess"], "--solver"),
+        (["--loss=hinge"], "--loss"),
+        (["--memory-gb=0.000001"], "memory"),
+        (["--no-such-option=1"], "no-such-option"),
+        (["--weights=missing.npz"], "missing.npz"),
+    ],
+)
+def test_bad_arguments(arguments, says, tmp_path, capsys):
+    assert says in refused(*arguments, capsys=capsys, out_folder=tmp_path / "out")
+
+
+def test_truncated_weights(tmp_path, capsys):
+    file = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({"conv1.weight": np.ones((8, 3, 3, 3), np.float32)}, file)
+    file.write_bytes(file.read_bytes()[:-40])
+    line = refused(
+        "--model=resnet20", f"--weights={file}", capsys=capsys, out_folder=tmp_path / "out"
+    )
+    assert str(file) in line
+
+
+def test_weights_of_another_shape_and_with_nan(tmp_path, capsys):
+    source = "--weights"
+    file = tmp_path / "weights.npz"
+    names = _resnet20_names()
+    np.savez(file, **(names | {"conv1.weight": np.ones((5, 5, 3, 16), np.float32)}))
+    line = refused(
+        "--model=resnet20", source, file, capsys=capsys, out_folder=tmp_path / "out"
+    )
+    assert "conv1" in line
+    np.savez(file, **(names | {"bn1.weight": np.full(16, np.nan, np.float32)}))
+    line = refused(
+        "--model=resnet20", source, file, capsys=capsys, out_folder=tmp_path / "out"
+    )
+    assert "NaN" in line
+
+
+def _resnet20_names():
+    rng = np.random.default_rng(0)
+    tensors = {
+        "conv1.weight": (3, 3, 3, 16),
+        "linear.weight": (64, 10),
+        "linear.bias": (10,),
+    }
+    norms = {"bn1": 16}
+    planes_in = 16
+    for layer, planes in ((1, 16), (2, 32), (3, 64)):
+        for block in range(3):
+            name = f"layer{layer}.{block}"
+            tensors[f"{name}.conv1.weight"] = (3, 3, planes_in, planes)
+            tensors[f"{name}.conv2.weight"] = (3, 3, planes, planes)
+            norms |= {f"{name}.bn1": planes, f"{name}.bn2": planes}
+            planes_in = planes
+    for name, planes in norms.items():
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            tensors[f"{name}.{part}"] = (planes,)
+    return {name: rng.random(shape, np.float32) for name, shape in tensors.items()}
+
+
+def test_pictures_with_nan_and_labels_out_of_range(tmp_path, capsys):
+    file = tmp_path / "pictures.npz"
+    x = np.random.default_rng(0).random((60, 8, 8, 1)).astype(np.float32)
+    y = np.arange(60) % 5
+    x[3, 0, 0, 0] = np.nan
+    np.savez(file, x=x, y=y)
+    out = tmp_path / "out"
+    assert "NaN" in refused(
+        f"--data=npz:{file}", "--per-class=12", capsys=capsys, out_folder=out
+    )
+    np.savez(file, x=np.nan_to_num(x), y=y - 1)
+    assert "-1" in refused(f"--data=npz:{file}", capsys=capsys, out_folder=out)
+    file.write_bytes(file.read_bytes()[:1000])
+    assert str(file) in refused(f"--data=npz:{file}", capsys=capsys, out_folder=out)
+
+
+def test_no_permission_to_write(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys=capsys, out_folder=tmp_path / "file" / "out")
+    assert "--out must be a folder that can be written" in line
+
+
+def test_nothing_is_loaded_twice_for_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("--lr", "--freeze-until", "--per-class", "--json", "--out", "--epsilon"):
+        assert option in printed
+
+
+def test_interrupted(tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttp_jax.study.predict", interrupt)
+    status, _, err = ttp("predict", *SMALL, "--out", tmp_path, capsys=capsys)
+    assert status == 130
+    assert "no record was written" in err
+    assert not list(tmp_path.iterdir())
+    jax.clear_caches()
