@@ -39,7 +39,7 @@ class Config:
     """Folder of prepared data sets, for tfds:NAME."""
     classes: int = 5
     """Classes drawn for the task."""
-    per_class: int = 50
+    per_class: int = 30
     """Pictures drawn of each class."""
     image_size: int | None = None
     """Side in pixels; by default what the network was made for."""
@@ -51,7 +51,7 @@ class Config:
     """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
     loss: LossName = "cross_entropy"
     """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
-    lr: float = 1e-3
+    lr: float = 1.5e-4
     """Learning rate, of the mean loss of a batch."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the run."""
