@@ -70,6 +70,7 @@ def paper(data: Path) -> list[study.Config]:
             "weights": str(data / "weights/resnet50_keras_imagenet_f16.npz"),
             "image_size": 128,
             "freeze_until": "stage3",
+            "epochs": 20,
             "rates": {"cross_entropy": (1e-4, 1e-3), "mse": (3e-5, 1e-3)},
         },
     }

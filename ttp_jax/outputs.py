@@ -57,6 +57,7 @@ def moved_weights(
     size = pieces[0].stop
     for where in pieces:
         part = np.zeros((size, alpha.shape[1]), dtype)  # zeros where x is filled up
-        part[: where.stop - where.start] = alpha[where]
+        with np.errstate(over="ignore"):  # of a path that diverged: the gap is infinite
+            part[: where.stop - where.start] = alpha[where]
         w = subtract(w, params, chunks.take(x, where, size), part)
     return w

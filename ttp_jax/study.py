@@ -43,8 +43,9 @@ class Config:
     """Pictures drawn of each class."""
     image_size: int | None = None
     """Side in pixels; by default what the network was made for."""
-    freeze_until: str | None = None
-    """Last stage that is not trained; everything after it is, with the new head."""
+    freeze_until: str = "auto"
+    """Last stage that is not trained; everything after it is, with the new head. none
+    trains all; auto is none, for the embedded network stage2."""
     head_init: models.HeadInit = "lecun_normal"
     """The new head: N(0, 1/fan_in) or zeros."""
     head_scale: float | None = None
@@ -120,7 +121,7 @@ def build(config: Config) -> Built:
     network = network.with_head(
         config.classes, seed=config.seed, init=config.head_init, scale=scale
     )
-    split = network.split(config.freeze_until)
+    split = network.split(_last_frozen(config))
     task_pictures = data.read_task(
         data.load(config.data, data_dir=config.data_dir),
         classes=config.classes,
@@ -152,6 +153,7 @@ def build(config: Config) -> Built:
             "sha256": network.weights_sha256,
             "architecture": network.config,
             "head": {"init": config.head_init, "scale": scale},
+            "trained_stages": list(split.params),
         },
         "data": {
             "source": task_pictures.source,
@@ -168,6 +170,12 @@ def build(config: Config) -> Built:
     }
     every = config.every or min(steps, _affordable_every(task.n, batch_size))
     return Built(task, sgd, steps, every, provenance)
+
+
+def _last_frozen(config: Config) -> str | None:
+    if config.freeze_until == "auto":
+        return "stage2" if config.model == "embedded" else None
+    return None if config.freeze_until.lower() == "none" else config.freeze_until
 
 
 def _sgd(config: Config) -> SGD:

@@ -1,0 +1,22 @@
+"""Experiments: their smoke presets run, and their tables and figures come from records."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_real_networks_smoke(tmp_path):
+    command = [sys.executable, "experiments/real_networks.py", "smoke", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    table = (tmp_path / "README.md").read_text()
+    assert table.count("| embedded |") == 2
+    assert (tmp_path / "real_networks.png").stat().st_size > 5000
+    # again from the records alone
+    (tmp_path / "README.md").unlink()
+    command[2] = "table"
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "README.md").read_text() == table
