@@ -1,0 +1,340 @@
+"""Which weights enter the model once, through one matrix product, and where to read them.
+
+A model is traced for one sample. A parameter that is used exactly once, as the kernel of
+a convolution or as an operand of a matrix product, has the per-sample gradient
+``dW = input^T @ (d output)``: it is enough to record the input of that equation and the
+derivative with respect to a zero (a *tap*) added to its output. Such a parameter stays the
+same array for all samples, so that one backward pass over the batch is an ordinary one;
+``vmap`` of a gradient would give every sample a kernel of its own, and turn each
+convolution into a grouped one. Every other parameter (biases, BatchNorm's scales, a
+kernel used twice or inside a loop) is *loose*: it is differentiated as a copy a sample,
+which is always right and, for small ones, cheap.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import lax
+
+from ttp_jax.types import ApplyFn, Params
+
+_INLINED = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat2", "checkpoint")
+# These put the same numbers in another order or precision; J J^T does not see the order.
+_REORDERINGS = ("convert_element_type", "transpose", "reshape", "squeeze", "rev", "copy")
+
+Path = tuple[int, ...]
+"""Where an equation stands: its index, then the index inside it if it is a call, ..."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One equation that is the only use of one parameter."""
+
+    path: Path
+    other: int
+    """Which operand of the equation is the input."""
+    output: jax.ShapeDtypeStruct
+    input_size: int
+    product: "Product"
+
+
+@dataclass(frozen=True)
+class Product:
+    """An equation as a matrix product: of patches of its input with the parameter.
+
+    The parameter's gradient, up to the order of its entries, is
+    ``[groups, fan_in, fan_out]``, the sum over ``positions`` of the products of
+    ``patches(input)[groups, positions, fan_in]`` and
+    ``cotangents(d output)[groups, positions, fan_out]``. Products that are equal share
+    their compiled programs.
+    """
+
+    groups: int
+    positions: int
+    fan_in: int
+    fan_out: int
+
+    @property
+    def columns(self) -> int:
+        """Entries of the parameter."""
+        return self.groups * self.fan_in * self.fan_out
+
+    def patches(self, value: jax.Array) -> jax.Array:
+        """The input of one sample as ``[groups, positions, fan_in]``."""
+        raise NotImplementedError
+
+    def cotangents(self, value: jax.Array) -> jax.Array:
+        """The derivative by the output as ``[groups, positions, fan_out]``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MatrixProduct(Product):
+    """``dot_general``, one of whose operands is the parameter."""
+
+    order: tuple[int, ...]
+    """Dimensions of the input: batched, free, contracted."""
+    input_first: bool
+
+    def patches(self, value: jax.Array) -> jax.Array:
+        """See :class:`Product`."""
+        value = value.transpose(self.order)
+        return value.reshape(self.groups, self.positions, self.fan_in)
+
+    def cotangents(self, value: jax.Array) -> jax.Array:
+        """See :class:`Product`."""
+        # The output has the batched dimensions, the free ones of the left operand, then
+        # those of the right one.
+        if self.input_first:
+            return value.reshape(self.groups, self.positions, self.fan_out)
+        return value.reshape(self.groups, self.fan_out, self.positions).swapaxes(1, 2)
+
+
+@dataclass(frozen=True)
+class Convolution(Product):
+    """``conv_general_dilated`` whose kernel is the parameter."""
+
+    input_dims: tuple[int, ...]
+    """Dimensions of the input: batch, spatial, channels; likewise of the output."""
+    output_dims: tuple[int, ...]
+    window: tuple[int, ...]
+    extent: tuple[int, ...]
+    """Spatial size of the output."""
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    window_dilation: tuple[int, ...]
+
+    def patches(self, value: jax.Array) -> jax.Array:
+        """See :class:`Product`."""
+        value = value.transpose(self.input_dims)
+        edges = [
+            (low, high, dilation - 1)
+            for (low, high), dilation in zip(self.padding, self.input_dilation, strict=True)
+        ]
+        value = lax.pad(value, jnp.zeros((), value.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        batch, channels = value.shape[0], value.shape[-1]
+        shifted = []
+        for offset in itertools.product(*map(range, self.window)):
+            start = [o * d for o, d in zip(offset, self.window_dilation, strict=True)]
+            stop = [
+                first + (size - 1) * stride + 1
+                for first, size, stride in zip(
+                    start, self.extent, self.strides, strict=True
+                )
+            ]
+            part = lax.slice(
+                value, (0, *start, 0), (batch, *stop, channels), (1, *self.strides, 1)
+            )
+            shifted.append(part.reshape(self.positions, self.groups, -1))
+        return jnp.concatenate(shifted, axis=2).swapaxes(0, 1)
+
+    def cotangents(self, value: jax.Array) -> jax.Array:
+        """See :class:`Product`."""
+        value = value.transpose(self.output_dims)
+        return value.reshape(self.positions, self.groups, self.fan_out).swapaxes(0, 1)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model traced for one sample: ``(leaves, x_i) -> f_i[c]``."""
+
+    closed: Any
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    taps: dict[int, Tap]
+    """By index of the parameter leaf."""
+    loose: tuple[int, ...]
+    unused: tuple[int, ...]
+    activation_bytes: int
+    """Of all intermediate values of one sample together."""
+
+
+def trace(apply_fn: ApplyFn, params: Params, x: Any) -> Traced:
+    """Traces ``apply_fn`` for one sample of ``x`` and finds the taps."""
+    leaves, treedef = jax.tree.flatten(params)
+    shapes = tuple(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in map(jnp.asarray, leaves))
+    one = jax.eval_shape(lambda v: v[0], x)
+
+    def sample(flat, x_i):
+        return apply_fn(jax.tree.unflatten(treedef, flat), x_i[None])[0]
+
+    closed = jax.make_jaxpr(sample)(list(shapes), one)
+    uses: dict[int, list[Tap | None]] = {i: [] for i in range(len(shapes))}
+    sizes: list[int] = []
+    marks = [*range(len(shapes)), None]
+    _find_uses(closed.jaxpr, marks, (), uses, sizes)
+    taps = {i: u[0] for i, u in uses.items() if len(u) == 1 and u[0] is not None}
+    return Traced(
+        closed=closed,
+        leaves=shapes,
+        taps=taps,
+        loose=tuple(i for i, u in uses.items() if u and i not in taps),
+        unused=tuple(i for i, u in uses.items() if not u),
+        activation_bytes=sum(sizes),
+    )
+
+
+def run(
+    traced: Traced, leaves: Sequence[jax.Array], zeros: dict[int, jax.Array], x_i: jax.Array
+) -> tuple[jax.Array, dict[int, jax.Array]]:
+    """Runs the model on one sample with ``zeros`` added at the taps.
+
+    Returns:
+        The outputs ``f_i[c]``, and the inputs of the tapped equations, both by leaf.
+    """
+    at: dict[Path, list[int]] = {}
+    for leaf in zeros:
+        at.setdefault(traced.taps[leaf].path, []).append(leaf)
+    inside = {path[:k] for path in at for k in range(1, len(path))}
+    recorded: dict[int, jax.Array] = {}
+
+    def evaluate(
+        jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], path: Path
+    ) -> list:
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+        def read(atom):
+            return atom.val if isinstance(atom, jex.Literal) else env[atom]
+
+        for k, eqn in enumerate(jaxpr.eqns):
+            here = (*path, k)
+            values = [read(v) for v in eqn.invars]
+            if here in inside:
+                out = evaluate(*_callee(eqn), values, here)
+            else:
+                bind_params = eqn.primitive.get_bind_params(eqn.params)
+                out = eqn.primitive.bind(*values, **bind_params)
+                if not eqn.primitive.multiple_results:
+                    out = [out]
+            for leaf in at.get(here, ()):
+                recorded[leaf] = values[traced.taps[leaf].other]
+                out = [out[0] + zeros[leaf]]
+            env.update(zip(eqn.outvars, out, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    (f,) = evaluate(traced.closed.jaxpr, traced.closed.consts, [*leaves, x_i], ())
+    return f, recorded
+
+
+def _callee(eqn: Any) -> tuple[Any, Sequence[Any]]:
+    # Newer JAX has one class where older has a closed and an open one.
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+
+
+def _find_uses(
+    jaxpr: Any,
+    marks: Sequence[int | None],
+    path: Path,
+    uses: dict[int, list[Tap | None]],
+    sizes: list[int],
+) -> list[int | None]:
+    """Follows the parameters through ``jaxpr``; ``marks``: which input is which leaf."""
+    leaf_of: dict[Any, int] = {
+        v: m for v, m in zip(jaxpr.invars, marks, strict=True) if m is not None
+    }
+
+    def mark(atom: Any) -> int | None:
+        return None if isinstance(atom, jex.Literal) else leaf_of.get(atom)
+
+    for k, eqn in enumerate(jaxpr.eqns):
+        here = (*path, k)
+        found = [mark(v) for v in eqn.invars]
+        name = eqn.primitive.name
+        if name in _INLINED:
+            inner = _find_uses(_callee(eqn)[0], found, here, uses, sizes)
+            leaf_of.update(
+                {v: m for v, m in zip(eqn.outvars, inner, strict=True) if m is not None}
+            )
+            continue
+        sizes.extend(v.aval.size * v.aval.dtype.itemsize for v in eqn.outvars)
+        if all(m is None for m in found):
+            continue
+        if found[0] is not None and len(found) == 1 and _only_reorders(eqn):
+            leaf_of[eqn.outvars[0]] = found[0]
+            continue
+        for operand, m in enumerate(found):
+            if m is not None:
+                uses[m].append(_tap(eqn, operand, here))
+    out = [mark(v) for v in jaxpr.outvars]
+    if not path:
+        for m in out:
+            if m is not None:
+                uses[m].append(None)
+    return out
+
+
+def _only_reorders(eqn: Any) -> bool:
+    out = eqn.outvars[0].aval
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        return False
+    same_size = out.size == eqn.invars[0].aval.size
+    return eqn.primitive.name in _REORDERINGS or (
+        eqn.primitive.name == "broadcast_in_dim" and same_size
+    )
+
+
+def _tap(eqn: Any, operand: int, path: Path) -> Tap | None:
+    if eqn.primitive.name == "dot_general":
+        return _dot_tap(eqn, operand, path)
+    if eqn.primitive.name == "conv_general_dilated" and operand == 1:
+        return _conv_tap(eqn, path)
+    return None
+
+
+def _dot_tap(eqn: Any, operand: int, path: Path) -> Tap:
+    other = 1 - operand
+    aval, out = eqn.invars[other].aval, eqn.outvars[0].aval
+    contracted, batched = (tuple(dims[other]) for dims in eqn.params["dimension_numbers"])
+    free = tuple(d for d in range(aval.ndim) if d not in contracted + batched)
+    groups, positions, fan_in = (
+        math.prod(aval.shape[d] for d in dims) for dims in (batched, free, contracted)
+    )
+    product = MatrixProduct(
+        groups=groups,
+        positions=positions,
+        fan_in=fan_in,
+        fan_out=out.size // (groups * positions),
+        order=batched + free + contracted,
+        input_first=other == 0,
+    )
+    output = jax.ShapeDtypeStruct(out.shape, out.dtype)
+    return Tap(path, other, output, aval.size, product)
+
+
+def _conv_tap(eqn: Any, path: Path) -> Tap | None:
+    p = eqn.params
+    if p["batch_group_count"] != 1:
+        return None
+    groups = p["feature_group_count"]
+    numbers = p["dimension_numbers"]
+    lhs, rhs, out = eqn.invars[0].aval, eqn.invars[1].aval, eqn.outvars[0].aval
+    window = tuple(rhs.shape[d] for d in numbers.rhs_spec[2:])
+    extent = tuple(out.shape[d] for d in numbers.out_spec[2:])
+    batch, channels = (lhs.shape[d] for d in numbers.lhs_spec[:2])
+    product = Convolution(
+        groups=groups,
+        positions=batch * math.prod(extent),
+        fan_in=math.prod(window) * (channels // groups),
+        fan_out=out.shape[numbers.out_spec[1]] // groups,
+        input_dims=_channels_last(numbers.lhs_spec),
+        output_dims=_channels_last(numbers.out_spec),
+        window=window,
+        extent=extent,
+        strides=tuple(p["window_strides"]),
+        padding=tuple(map(tuple, p["padding"])),
+        input_dilation=tuple(p["lhs_dilation"]),
+        window_dilation=tuple(p["rhs_dilation"]),
+    )
+    return Tap(path, 0, jax.ShapeDtypeStruct(out.shape, out.dtype), lhs.size, product)
+
+
+def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
+    batch, channels, *space = spec
+    return (batch, *space, channels)
