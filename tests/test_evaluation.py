@@ -11,7 +11,11 @@ def curve(loss, step_s=0.5, **options):
     loss = np.asarray(loss, dtype=float)
     steps = np.arange(len(loss)) * 10
     return Curve(
-        steps=steps, loss=loss, accuracy=np.zeros(len(loss)), seconds=steps * step_s, **options
+        steps=steps,
+        loss=loss,
+        accuracy=np.zeros(len(loss)),
+        seconds=steps * step_s,
+        **options,
     )
 
 
@@ -45,7 +49,9 @@ def test_error_is_relative_to_the_measured_steps():
 def test_no_error_where_there_is_none_to_state(predicted, measured, error):
     found = compared(curve(predicted), curve(measured))
     assert found["relative_error"] == error
-    assert found["censored"] == (4.0 in predicted + measured and 2.0 in predicted + measured)
+    assert found["censored"] == (
+        4.0 in predicted + measured and 2.0 in predicted + measured
+    )
 
 
 def test_one_side_alone():
@@ -57,7 +63,9 @@ def test_one_side_alone():
 
 def test_cost_adds_what_a_prediction_does_and_leaves_compilation_out():
     parts = dict.fromkeys(evaluation.PREDICTION_PARTS, 1.0)
-    predicted = curve([1.0], timings={**parts, "compile_s": 100.0, "step_s": 9.0}, flops=2.0)
+    predicted = curve(
+        [1.0], timings={**parts, "compile_s": 100.0, "step_s": 9.0}, flops=2.0
+    )
     measured = curve([1.0], timings={"train_s": 50.0, "compile_s": 70.0}, flops=6.0)
     cost = evaluation.cost(predicted, measured)
     assert cost["predict_s"] == len(parts)

@@ -10,7 +10,13 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 def test_real_networks_smoke(tmp_path):
-    command = [sys.executable, "experiments/real_networks.py", "smoke", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "experiments/real_networks.py",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     table = (tmp_path / "README.md").read_text()
     assert table.count("| embedded |") == 2

@@ -15,7 +15,7 @@ def curve(value=1.0):
         loss=np.array([value, np.nan, np.inf]),
         accuracy=np.array([0.0, 0.5, 1.0]),
         seconds=np.array([0.0, 0.1, 0.2]),
-        trust=Trust(ok=True, score=0.9, reason="fine", stability=0.1, gap=np.float64(0.2)),
+        trust=Trust(ok=True, score=0.9, reason="fine", stability=0.1, gap=float("inf")),
         timings={"train_s": 1.5},
         flops=3.0,
     )

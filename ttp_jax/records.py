@@ -153,7 +153,7 @@ def load(folder: Path) -> Record:
     curves = {
         side: Curve(
             **{name: series[f"{side}_{name}"] for name in _SERIES},
-            trust=None if about["trust"] is None else Trust(**about["trust"]),
+            trust=_trust(about["trust"]),
             timings=about["timings"],
             flops=about["flops"],
         )
@@ -165,6 +165,15 @@ def load(folder: Path) -> Record:
         result=content["result"],
         provenance=content["provenance"],
         curves=curves,
+    )
+
+
+def _trust(about: Mapping[str, Any] | None) -> Trust | None:
+    """What was not finite was written as ``null``."""
+    if about is None:
+        return None
+    return Trust(
+        **{key: np.inf if value is None else value for key, value in about.items()}
     )
 
 

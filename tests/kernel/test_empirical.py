@@ -199,7 +199,7 @@ def test_chunks_change_nothing(model, n, monkeypatch):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("model", "smallest", "largest"),
-    [(oracle.resnet, 5e4, 2e6), (oracle.mlp, 1.5e4, 5e5)],
+    [(oracle.resnet, 1e5, 2e7), (oracle.mlp, 1.5e4, 5e5)],
 )
 def test_a_small_budget_takes_more_passes_and_changes_nothing(
     model, smallest, largest, monkeypatch
