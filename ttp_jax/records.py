@@ -172,9 +172,9 @@ def _trust(about: Mapping[str, Any] | None) -> Trust | None:
     """What was not finite was written as ``null``."""
     if about is None:
         return None
-    return Trust(
-        **{key: np.inf if value is None else value for key, value in about.items()}
-    )
+    numbers = ("score", "stability", "gap")
+    finite = {key: np.inf if about[key] is None else about[key] for key in numbers}
+    return Trust(ok=about["ok"], reason=about["reason"], **finite)
 
 
 def finished(out: Path, run: str) -> bool:

@@ -1,4 +1,3 @@
-import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ttp_jax.kernel import chunks, memory
+from ttp_jax.kernel import fitting, memory
 from ttp_jax.types import InputError
 
 MEASURED = """
@@ -68,17 +67,6 @@ def test_the_default_is_half_of_what_is_free():
     assert memory.resolve_budget(123) == 123
 
 
-@pytest.mark.parametrize(
-    ("n", "largest", "sizes"),
-    [(10, 4, [4, 4, 2]), (9, 4, [3, 3, 3]), (4, 9, [4]), (5, 1, [1] * 5), (1, 1, [1])],
-)
-def test_even_chunks(n, largest, sizes):
-    pieces = chunks.even(n, largest)
-    assert [p.stop - p.start for p in pieces] == sizes
-    assert pieces[0].start == 0
-    assert all(a.stop == b.start for a, b in itertools.pairwise(pieces))
-
-
 def test_a_program_too_large_is_made_for_fewer_samples():
     sizes = []
 
@@ -87,11 +75,11 @@ def test_a_program_too_large_is_made_for_fewer_samples():
         x = jnp.ones((size, 1000))
         return jax.jit(lambda x: jnp.sin(x)).lower(x).compile()
 
-    pieces, program = chunks.largest_that_fits(
+    pieces, program = fitting.largest_that_fits(
         compiled_for, n=20, start=20, budget_bytes=6 * 4000
     )
-    assert chunks.program_bytes(program) <= 6 * 4000
+    assert fitting.program_bytes(program) <= 6 * 4000
     assert 3 <= pieces[0].stop <= 6
     assert sizes[0] == 20
     with pytest.raises(InputError, match="does not fit"):
-        chunks.largest_that_fits(compiled_for, n=20, start=20, budget_bytes=10)
+        fitting.largest_that_fits(compiled_for, n=20, start=20, budget_bytes=10)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests.kernel import oracle
-from ttp_jax.kernel import chunks, empirical_ntk, neural_tangents
+from ttp_jax import chunks
+from ttp_jax.kernel import empirical_ntk, neural_tangents
 from ttp_jax.types import InputError
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}

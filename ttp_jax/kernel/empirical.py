@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import progress
-from ttp_jax.kernel import chunks, factors, gram, memory, pairs, plan, programs, taps
+from ttp_jax import chunks, outputs, progress
+from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, programs, taps
 from ttp_jax.types import ApplyFn, InputError, Params
 
 Implementation = Literal["ttp", "nt_jacobian_contraction", "nt_vector_products"]
@@ -88,7 +88,7 @@ def empirical_ntk(
     n, c = _check(apply_fn, params, x, implementation)
     budget = memory.resolve_budget(memory_budget_bytes)
     if 8 * (n * c) ** 2 > budget:
-        raise chunks.too_small(8 * (n * c) ** 2 - budget)
+        raise fitting.too_small(8 * (n * c) ** 2 - budget)
     with jax.default_matmul_precision("highest"):
         if implementation == "ttp":
             return _own(apply_fn, params, x, n, c, budget)
@@ -120,8 +120,8 @@ def estimate(
     budget = memory.resolve_budget(memory_budget_bytes)
     size = 8 * (n * c) ** 2
     if size > budget:
-        raise chunks.too_small(size - budget)
-    forward = _forward_flops(apply_fn, params, x)
+        raise fitting.too_small(size - budget)
+    forward = outputs.forward_flops(apply_fn, params, x)
     p = sum(v.size for v in jax.tree.leaves(params))
     passes = 1
     if implementation == "ttp":
@@ -169,7 +169,7 @@ def _own(apply_fn: ApplyFn, params: Params, x: Any, n: int, c: int, budget: int)
                     lambda: program.lower(leaves, like, 0).compile(),
                 )
 
-            pieces, compiled = chunks.largest_that_fits(
+            pieces, compiled = fitting.largest_that_fits(
                 compiled_for, n=n, start=made.chunk, budget_bytes=made.chunk_bytes
             )
             for first, columns in _column_ranges(traced, group):
@@ -182,18 +182,15 @@ def _own(apply_fn: ApplyFn, params: Params, x: Any, n: int, c: int, budget: int)
                     jax.block_until_ready(found[-1])
                     advance(b)
                 for factor in group.factors:
-                    parts = [f.pop(factor.leaf) for f in found]
-                    if factor.kind == "rows":
-                        total.add(parts, columns)
-                    elif factor.kind == "slices":
-                        _add_slices(
-                            total,
-                            traced.taps[factor.leaf].product,
-                            parts,
-                            made.panel_columns,
-                        )
-                    else:
-                        pairs.add(total, traced.taps[factor.leaf].product, parts, n, c)
+                    # Handed over, not kept: the next pass needs the memory.
+                    _add(
+                        total,
+                        made,
+                        factor.kind,
+                        traced.taps.get(factor.leaf),
+                        [f.pop(factor.leaf) for f in found],
+                        columns,
+                    )
     return total.finish()
 
 
@@ -234,6 +231,22 @@ def _held(
             inputs, derivatives = value
             kept[factor.leaf] = cut(inputs, b), cut(derivatives, b, axis=1)
     return kept
+
+
+def _add(
+    total: gram.Gram,
+    made: plan.Plan,
+    kind: factors.Kind,
+    tap: taps.Tap | None,
+    parts: list,
+    columns: slice | None,
+) -> None:
+    if tap is None or kind == "rows":
+        total.add(parts, columns)
+    elif kind == "slices":
+        _add_slices(total, tap.product, parts, made.panel_columns)
+    else:
+        pairs.add(total, tap.product, parts, made.n, made.c)
 
 
 def _add_slices(
@@ -279,11 +292,6 @@ def _check(
             f"{getattr(out, 'shape', type(out).__name__)}"
         )
     return len(x), out.shape[1]
-
-
-def _forward_flops(apply_fn: ApplyFn, params: Params, x: Any) -> float:
-    counted = jax.jit(apply_fn).lower(params, x[:1]).cost_analysis()
-    return float((counted or {}).get("flops", 0.0))
 
 
 def _speeds() -> tuple[float, float]:

@@ -22,8 +22,8 @@ import jax.core
 import jax.extend.core
 import numpy as np
 
-from ttp_jax import progress
-from ttp_jax.kernel import chunks, programs
+from ttp_jax import chunks, progress
+from ttp_jax.kernel import fitting, programs
 from ttp_jax.types import ApplyFn, InputError, Params
 
 SUPPORTED = ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS")
@@ -91,7 +91,7 @@ def gram(
         key = (implementation, size >= n, size, programs.shape_of((params, x[:1])))
         return programs.kept(apply_fn, key, lambda: compile_for(size))
 
-    pieces, program = chunks.largest_that_fits(
+    pieces, program = fitting.largest_that_fits(
         compiled_for,
         n=n,
         start=_LARGEST_BLOCK[implementation],

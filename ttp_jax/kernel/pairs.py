@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax.kernel import chunks, factors, gram, taps
+from ttp_jax import chunks
+from ttp_jax.kernel import factors, gram, taps
 
 CALL_PRODUCTS = 150_000
 """Multiplications that cost as much as starting the two small products of a pair."""

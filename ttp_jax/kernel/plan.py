@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from ttp_jax.kernel import chunks, gram, pairs, taps
+from ttp_jax import chunks
+from ttp_jax.kernel import fitting, gram, pairs, taps
 from ttp_jax.kernel.factors import Factor, Group, Kind
 
 PAIRS_SLOWDOWN = 4.0
@@ -55,7 +56,7 @@ def make(traced: taps.Traced, *, n: int, c: int, budget_bytes: int) -> Plan:
     free = budget_bytes - fixed
     smallest = _sample_bytes(traced, c, ())
     if free < smallest:
-        raise chunks.too_small(smallest - free)
+        raise fitting.too_small(smallest - free)
     chosen: dict[int, Kind] = {
         i: _cheaper(traced.taps[i].product, n, c) for i in traced.taps
     }
@@ -81,7 +82,7 @@ def make(traced: taps.Traced, *, n: int, c: int, budget_bytes: int) -> Plan:
             columns = _columns(traced, i)
             width = int(columns * held // _held_bytes(traced, i, "rows", n, c))
             if width == 0:
-                raise chunks.too_small(_held_bytes(traced, i, "rows", n, c) / columns)
+                raise fitting.too_small(_held_bytes(traced, i, "rows", n, c) / columns)
             width = -(-columns // -(-columns // width))
             groups.append(Group((Factor(i, "rows"),), width=width))
             passes += -(-columns // width)

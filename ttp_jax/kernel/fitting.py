@@ -1,28 +1,11 @@
-"""Samples in equal chunks, so that a program is compiled once for all of them."""
+"""How many samples at once fit a memory budget, and the refusal where none does."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
+from ttp_jax import chunks
 from ttp_jax.kernel import memory
 from ttp_jax.types import InputError
-
-
-def even(n: int, largest: int) -> list[slice]:
-    """Cuts ``n`` samples into the fewest chunks of at most ``largest``, evenly."""
-    count = -(-n // max(1, min(largest, n)))
-    size = -(-n // count)
-    return [slice(s, min(s + size, n)) for s in range(0, n, size)]
-
-
-def take(x: Any, where: slice, size: int) -> Any:
-    """Samples ``where``, padded to ``size`` with copies of the first of them."""
-    xp = np if isinstance(x, np.ndarray) else jnp
-    part = xp.asarray(x[where])
-    missing = size - len(part)
-    return xp.concatenate([part, xp.repeat(part[:1], missing, axis=0)]) if missing else part
 
 
 def largest_that_fits(
@@ -40,7 +23,7 @@ def largest_that_fits(
         InputError: Not even one sample fits.
     """
     while True:
-        pieces = even(n, start)
+        pieces = chunks.even(n, start)
         size = pieces[0].stop
         program = compiled_for(size)
         needed = program_bytes(program)
