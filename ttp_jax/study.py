@@ -229,35 +229,26 @@ def run(
     if records.finished(out, run_id) and not force:
         say(f"finished before, read from {out / run_id} (--force runs it again)")
         return records.load(out / run_id), out / run_id
-    if command != "finetune":
-        expected = cost_ahead(
-            built.task,
-            built.sgd,
-            steps=built.steps,
-            solver=config.solver,
-            kernel=config.kernel,
-            every=built.every,
-            memory_budget_bytes=built.memory_budget_bytes,
-        )
-    say(
+    asked: dict[str, Any] = {
+        "steps": built.steps,
+        "solver": config.solver,
+        "kernel": config.kernel,
+        "every": built.every,
+        "memory_budget_bytes": built.memory_budget_bytes,
+    }
+    lines = [
         f"{config.model} on {built.provenance['data']['source']}: {built.task.n} pictures of "
         f"{built.task.c} classes, {built.provenance['parameters_trained']:,} weights trained, "
         f"{built.steps} steps, curve read every {built.every}"
-    )
+    ]
     if command != "finetune":
-        say(str(expected))
+        # Before anything is said: what it refuses is the only line then.
+        lines.append(str(cost_ahead(built.task, built.sgd, **asked)))
+    for line in lines:
+        say(line)
     curves: dict[str, Curve] = {}
     if command != "finetune":
-        curves["predicted"] = predict(
-            built.task,
-            built.sgd,
-            steps=built.steps,
-            solver=config.solver,
-            kernel=config.kernel,
-            seed=config.seed,
-            every=built.every,
-            memory_budget_bytes=built.memory_budget_bytes,
-        )
+        curves["predicted"] = predict(built.task, built.sgd, seed=config.seed, **asked)
     if command != "predict":
         curves["measured"] = finetune(
             built.task, built.sgd, steps=built.steps, seed=config.seed, every=built.every
