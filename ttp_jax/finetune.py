@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ttp_jax import losses, outputs
+from ttp_jax import outputs
 from ttp_jax.chunks import map_samples
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
@@ -53,11 +53,7 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
     optimizer = optax_of(sgd, steps)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
 
-    # The data set is an argument: as a constant it would be copied into the program.
-    def batch_loss(params, x, y, batch):
-        x_batch, y_batch = (x, y) if batch is None else (x[batch], y[batch])
-        f = task.apply_fn(params, x_batch)
-        return losses.mean(task.loss, f, y_batch.astype(f.dtype))
+    batch_loss = outputs.batch_loss(task)
 
     def step(params, state, x, y, batch):
         gradient = jax.grad(batch_loss)(params, x, y, batch)

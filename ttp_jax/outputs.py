@@ -7,8 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import chunks
-from ttp_jax.types import ApplyFn, Params
+from ttp_jax import chunks, losses
+from ttp_jax.types import ApplyFn, Params, Task
+
+
+def batch_loss(task: Task):
+    """``(params, x, y, rows) -> L`` of a batch, all samples where ``rows`` is ``None``.
+
+    The data set is an argument: as a constant it would be copied into the program.
+    """
+
+    def of(params: Params, x, y, rows):
+        x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
+        f = task.apply_fn(params, x_batch)
+        return losses.mean(task.loss, f, y_batch.astype(f.dtype))
+
+    return of
 
 
 def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import losses, outputs, spectrum, trust
+from ttp_jax import outputs, spectrum, trust
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments, require_closed_moments
@@ -198,9 +198,7 @@ def step_seconds(task: Task, sgd: SGD) -> float:
     size = sgd.batch_size or task.n
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
 
-    def batch_loss(w, x, y, rows):
-        f = task.apply_fn(w, x[rows])
-        return losses.mean(task.loss, f, y[rows].astype(f.dtype))
+    batch_loss = outputs.batch_loss(task)
 
     @jax.jit
     def step(w, v, x, y, rows):
