@@ -1,6 +1,7 @@
 """A model linear in its parameters, with its explicit Jacobian: the oracle of the dynamics."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 

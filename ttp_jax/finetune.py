@@ -13,15 +13,25 @@ from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.timing import measured
-from ttp_jax.types import Curve, InputError, Task
+from ttp_jax.types import Curve, InputError, Params, Task
 
 
-def optax_of(sgd: SGD, steps: int) -> optax.GradientTransformation:
-    """The optimiser in optax, reading the same learning rates as the dynamics."""
+def optax_of(sgd: SGD, steps: int, params: Params) -> optax.GradientTransformation:
+    """The optimiser in optax, reading the same learning rates as the dynamics.
+
+    ``params`` are the initial weights, toward which the decay may go.
+    """
     rates = jnp.asarray(sgd.learning_rates(steps))
     momentum = sgd.momentum or None
+    decay = optax.add_decayed_weights(sgd.weight_decay)
+    if sgd.decay_toward == "initial":
+        decay = optax.stateless(
+            lambda gradient, w: jax.tree.map(
+                lambda g, a, b: g + sgd.weight_decay * (a - b), gradient, w, params
+            )
+        )
     return optax.chain(
-        optax.add_decayed_weights(sgd.weight_decay),
+        decay,
         optax.sgd(lambda k: rates[k], momentum=momentum, nesterov=sgd.nesterov),
     )
 
@@ -50,7 +60,7 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
     """
     read = read_steps(steps, every)
     stream = sgd.batches(task.n, steps, seed)
-    optimizer = optax_of(sgd, steps)
+    optimizer = optax_of(sgd, steps, task.params)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
 
     batch_loss = outputs.batch_loss(task)

@@ -59,6 +59,17 @@ def curvature_product(
     return total * (s * v - s * jnp.sum(s * v, axis=1, keepdims=True))
 
 
+def curvature(
+    loss: LossName, f: Float[Array, "n c"], targets: Float[Array, "n c"]
+) -> Float[Array, "n c c"]:
+    """``h_i = d^2 l(f_i, y_i)/df_i^2``, for each sample, as matrices."""
+    columns = [
+        curvature_product(loss, f, targets, jnp.broadcast_to(e, f.shape))
+        for e in jnp.eye(f.shape[1], dtype=f.dtype)
+    ]
+    return jnp.stack(columns, axis=2)
+
+
 def accuracy(f: Float[Array, "n c"], targets: Float[Array, "n c"]) -> Float[Array, ""]:
     """Share of samples whose largest output is their largest target.
 

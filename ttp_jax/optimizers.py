@@ -1,6 +1,7 @@
 """One description of the optimiser, read by optax and by the dynamics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,6 +9,8 @@ from jaxtyping import Float, Int
 from ttp_jax import sampling as _sampling
 from ttp_jax import schedules
 from ttp_jax.types import InputError
+
+DecayToward = Literal["zero", "initial"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,11 @@ class SGD:
         learning_rate: A number, an array ``[T]`` or an optax schedule.
         momentum: ``mu`` in [0, 1).
         nesterov: Nesterov's form of the momentum step.
-        weight_decay: ``wd``, toward zero, on every trained parameter.
+        weight_decay: ``wd``, on every trained parameter.
         batch_size: ``B``; ``None`` for the full batch.
         sampling: ``"shuffle"``, ``"without_replacement"`` or ``"with_replacement"``; of no
             effect with the full batch.
+        decay_toward: ``"zero"``, or ``"initial"``: ``wd (w - w_0)`` in the place of ``wd w``.
     """
 
     learning_rate: schedules.LearningRate
@@ -33,6 +37,7 @@ class SGD:
     weight_decay: float = 0.0
     batch_size: int | None = None
     sampling: _sampling.Sampling = "shuffle"
+    decay_toward: DecayToward = "zero"
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
@@ -41,6 +46,11 @@ class SGD:
             raise InputError("nesterov needs a momentum above 0, got 0")
         if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise InputError(f"weight decay must not be negative, got {self.weight_decay}")
+        if self.decay_toward not in get_args(DecayToward):
+            raise InputError(
+                f"decay_toward must be one of {', '.join(get_args(DecayToward))}, got "
+                f"{self.decay_toward!r}"
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"batch size must be at least 1, got {self.batch_size}")
         if not callable(self.learning_rate) and np.ndim(self.learning_rate) == 0:
@@ -60,6 +70,31 @@ class SGD:
                 f"{self.batch_size}; lower it or leave it out for the full batch"
             )
         return _sampling.batches(n, self.batch_size, steps, self.sampling, seed)
+
+    def decay_origin(
+        self, f0: Float[np.ndarray, "n c"], q0: Float[np.ndarray, "n c"] | None
+    ) -> Float[np.ndarray, "n c"]:
+        """What turns outputs into the image of the decayed weights: ``q = origin + f``.
+
+        ``q = J w`` and ``origin = q_0 - f_0`` for decay toward zero, ``q = J (w - w_0)``
+        and ``origin = -f_0`` for decay toward the initial weights, zeros without decay.
+        """
+        if not self.weight_decay:
+            return np.zeros_like(f0)
+        if self.decay_toward == "initial":
+            return -f0
+        if q0 is None:
+            raise ValueError("weight decay toward zero needs q0 = J w_0")
+        return q0 - f0
+
+    def at_effective_rate(self, steps: int) -> "SGD":
+        """The same without momentum, at the rate ``eta/(1 - mu)``.
+
+        How Zancato et al. (arXiv 2008.12478) treat momentum: the drift of small steps is
+        the same; what the first ``1/(1 - mu)`` steps and the noise do is not.
+        """
+        rates = self.learning_rates(steps) / (1 - self.momentum)
+        return replace(self, learning_rate=rates, momentum=0.0, nesterov=False)
 
     def stability_limit(self) -> float:
         """Largest stable ``eta * lam_max`` of the mean loss's curvature, full batch.

@@ -6,13 +6,13 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ttp_jax import outputs, spectrum, trust
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.flow import flow, require_closed_form
-from ttp_jax.dynamics.moments import moments, require_closed_moments
-from ttp_jax.dynamics.path import Path
+from ttp_jax.dynamics.moments import moments
+from ttp_jax.dynamics.noise import Noise, require_independent
+from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
 from ttp_jax.optimizers import SGD
@@ -21,7 +21,7 @@ from ttp_jax.reading import read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Task
 
-Solver = Literal["simulate", "flow", "moments", "moments_sde"]
+Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
 Kernel = Literal["exact", "nt_jacobian_contraction", "nt_vector_products"]
 _IMPLEMENTATIONS: dict[Kernel, Implementation] = {
     "exact": "ttp",
@@ -41,6 +41,9 @@ def predict(
     kernel: Kernel = "exact",
     seed: int = 0,
     every: int = 1,
+    paths: int = 0,
+    noise: Noise = "exact",
+    effective_rate: bool = False,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -55,16 +58,24 @@ def predict(
         steps: ``T``, the last step of the curve.
         solver: ``"simulate"`` follows the mini-batches of ``seed`` exactly; ``"flow"`` is
             the closed form for the full batch under MSE; ``"moments"`` gives the expected
-            loss under MSE, ``"moments_sde"`` that of the continuous process.
+            loss, ``"moments_sde"`` that of the continuous process, ``"sde"`` sample paths
+            of it, ``"ode"`` its drift alone.
         kernel: ``"exact"`` is ours; the other two are neural-tangents'.
         seed: Of the stream of mini-batches, the same as in :func:`ttp_jax.finetune`.
         every: Read the curve every so many steps.
+        paths: Of ``"simulate"`` and ``"sde"``: how many random paths the bands around the
+            curve are read from. 0 for no bands (``"sde"`` then takes 32 for its mean).
+        noise: Exact, or approximated (:mod:`ttp_jax.dynamics.noise`); of the moments and of
+            ``"sde"``.
+        effective_rate: Replace momentum by the rate ``eta/(1 - mu)``. The two continuous
+            solvers do so always.
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
-        The curve with ``trust`` and ``timings``: ``forward_s``, ``kernel_s``, ``solve_s``,
-        ``trust_s``, ``step_s`` (of one training step), ``timing_s`` (spent measuring it)
-        and ``compile_s`` (of all of it, in none of the others).
+        The curve, its bands where asked for, with ``trust`` and ``timings``:
+        ``forward_s``, ``kernel_s``, ``solve_s``, ``trust_s``, ``step_s`` (of one training
+        step), ``timing_s`` (spent measuring it) and ``compile_s`` (of all of it, in none of
+        the others).
 
     Raises:
         InputError: Anything that cannot be used, before the kernel starts.
@@ -82,8 +93,12 @@ def predict(
         solver=solver,
         kernel=kernel,
         every=every,
+        paths=paths,
+        noise=noise,
         memory_budget_bytes=memory_budget_bytes,
     )
+    if effective_rate:
+        sgd = sgd.at_effective_rate(steps)
     timings = {}
     with measured() as part, bar("outputs at the start", None):
         forward = jax.jit(task.apply_fn)
@@ -95,7 +110,7 @@ def predict(
             )
         targets = task.targets
         q0 = None
-        if sgd.weight_decay:
+        if sgd.weight_decay and sgd.decay_toward == "zero":
             q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
     timings["forward_s"], timings["compile_s"] = part.run_s, part.compile_s
 
@@ -111,18 +126,46 @@ def predict(
     timings["compile_s"] += part.compile_s
 
     with measured() as part, bar(f"dynamics ({solver})", None):
-        path = _solve(theta, f0, targets, q0, task, sgd, solver, steps, seed, every)
+        common = {"loss": task.loss, "steps": steps, "every": every}
+        random = {"q0": q0, "seed": seed, "paths": paths}
+        if solver == "flow":
+            path = flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
+        elif solver == "simulate":
+            path = simulate(theta, f0, targets, sgd, **common, **random)
+        elif solver in ("sde", "ode"):
+            random["paths"] = paths or 32
+            path = sde(
+                theta,
+                f0,
+                targets,
+                sgd,
+                noise=noise,
+                noisy=solver == "sde",
+                **common,
+                **random,
+            )
+        else:
+            form = "sde" if solver == "moments_sde" else "discrete"
+            path = moments(
+                theta, f0, targets, sgd, q0=q0, form=form, noise=noise, **common
+            )[0]
     timings["solve_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
     with measured() as part, bar("linearisation gap", None):
-        alpha = path.alpha.reshape(f0.shape)
-        w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, path.shrink)
+
+        def gap(at) -> float:
+            alpha = at.alpha.reshape(f0.shape)
+            w = outputs.moved_weights(
+                task.apply_fn, task.params, task.x, alpha, float(at.shrink)
+            )
+            f = map_samples(lambda part: forward(w, part), task.x)
+            return trust.linearization_gap(f, at.outputs, f0)
+
         verdict = trust.judge(
             curvature=trust.largest_curvature(theta, f0, targets, loss=task.loss),
-            gap=trust.linearization_gap(
-                map_samples(lambda part: forward(w, part), task.x), path.outputs, f0
-            ),
+            gap=gap(path),
+            early_gap=0.0 if path.waypoint is None else gap(path.waypoint),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
             predicted_loss=path.loss,
@@ -138,12 +181,14 @@ def predict(
         steps=read,
         loss=path.loss,
         accuracy=path.accuracy,
+        loss_quantiles=path.loss_quantiles,
+        accuracy_quantiles=path.accuracy_quantiles,
         seconds=read * timings["step_s"],
         trust=verdict,
         timings=timings,
         flops=expected.flops
         + expected.forward_flops_per_sample
-        * (4 * task.n + 3 * _TIMED_STEPS * (sgd.batch_size or task.n))
+        * (9 * task.n + 3 * _TIMED_STEPS * (sgd.batch_size or task.n))
         + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2,
     )
 
@@ -156,6 +201,8 @@ def cost_ahead(
     solver: Solver = "simulate",
     kernel: Kernel = "exact",
     every: int = 1,
+    paths: int = 0,
+    noise: Noise = "exact",
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:
     """What the kernel of a prediction will cost; nothing is computed yet.
@@ -178,8 +225,24 @@ def cost_ahead(
     sgd.batches(task.n, 1, 0)
     if solver == "flow":
         require_closed_form(sgd, task.loss)
-    elif solver != "simulate":
-        require_closed_moments(sgd, task.loss)
+    elif solver == "moments" or noise != "exact":
+        require_independent(
+            noise,
+            shuffled=solver == "moments"
+            and sgd.batch_size is not None
+            and sgd.sampling == "shuffle",
+        )
+    if paths < 0:
+        raise InputError(f"paths must not be negative, got {paths}")
+    if paths and solver not in ("simulate", "sde"):
+        raise InputError(
+            f"bands (paths) need solver 'simulate' or 'sde', got {solver!r}; leave paths at 0"
+        )
+    if noise != "exact" and solver not in ("moments", "moments_sde", "sde"):
+        raise InputError(
+            f"noise {noise!r} is for solvers 'moments', 'moments_sde' and 'sde', got "
+            f"{solver!r}; leave noise at 'exact'"
+        )
     return estimate(
         task.apply_fn,
         task.params,
@@ -215,24 +278,3 @@ def step_seconds(task: Task, sgd: SGD) -> float:
         w, v = jax.block_until_ready(step(w, v, x, y, rows))
         took.append(time.perf_counter() - start)
     return float(np.median(took))
-
-
-def _solve(
-    theta: Float[np.ndarray, "nc nc"],
-    f0: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
-    q0: Float[np.ndarray, "n c"] | None,
-    task: Task,
-    sgd: SGD,
-    solver: Solver,
-    steps: int,
-    seed: int,
-    every: int,
-) -> Path:
-    common = {"loss": task.loss, "steps": steps, "every": every}
-    if solver == "flow":
-        return flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
-    if solver == "simulate":
-        return simulate(theta, f0, targets, sgd, q0=q0, seed=seed, **common)
-    form = "sde" if solver == "moments_sde" else "discrete"
-    return moments(theta, f0, targets, sgd, q0=q0, form=form, **common)[0]

@@ -22,6 +22,7 @@ from ttp_jax.types import Curve, InputError, Trust
 SCHEMA_VERSION = 1
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy", "scipy")
 _SERIES = ("steps", "loss", "accuracy", "seconds")
+_BANDS = ("loss_quantiles", "accuracy_quantiles")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ def write(out: Path, record: Record) -> Path:
             for side, curve in record.curves.items()
             for name in _SERIES
         }
+        arrays |= {
+            f"{side}_{name}_{level:g}": values
+            for side, curve in record.curves.items()
+            for name in _BANDS
+            for level, values in (getattr(curve, name) or {}).items()
+        }
         np.savez_compressed(draft / "curves.npz", **arrays)
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -153,6 +160,8 @@ def load(folder: Path) -> Record:
     curves = {
         side: Curve(
             **{name: series[f"{side}_{name}"] for name in _SERIES},
+            loss_quantiles=_levels(series, f"{side}_loss_quantiles_"),
+            accuracy_quantiles=_levels(series, f"{side}_accuracy_quantiles_"),
             trust=_trust(about["trust"]),
             timings=about["timings"],
             flops=about["flops"],
@@ -168,12 +177,23 @@ def load(folder: Path) -> Record:
     )
 
 
+def _levels(series: Mapping[str, np.ndarray], prefix: str) -> dict | None:
+    found = {
+        float(name.removeprefix(prefix)): values
+        for name, values in series.items()
+        if name.startswith(prefix)
+    }
+    return found or None
+
+
 def _trust(about: Mapping[str, Any] | None) -> Trust | None:
     """What was not finite was written as ``null``."""
     if about is None:
         return None
-    numbers = ("score", "stability", "gap")
-    finite = {key: np.inf if about[key] is None else about[key] for key in numbers}
+    numbers = ("score", "stability", "gap", "early_gap")
+    finite = {
+        key: np.inf if about[key] is None else about[key] for key in numbers if key in about
+    }
     return Trust(ok=about["ok"], reason=about["reason"], **finite)
 
 

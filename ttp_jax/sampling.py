@@ -39,3 +39,14 @@ def batches(
         for _ in range(-(-steps // per_epoch))
     ]
     return np.concatenate([np.zeros((0, batch_size), int), *epochs])[:steps]
+
+
+def variance_factor(n: int, batch_size: int, sampling: Sampling) -> float:
+    """``phi``: variance of a batch's mean over that of independent draws.
+
+    1 with replacement, ``(n - B)/(n - 1)`` for a batch without repetitions, of which the
+    batches of a shuffled epoch are each one.
+    """
+    if sampling == "with_replacement":
+        return 1.0
+    return (n - batch_size) / max(n - 1, 1)

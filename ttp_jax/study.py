@@ -14,8 +14,9 @@ import numpy as np
 
 from ttp_jax import data, evaluation, models, records, schedules
 from ttp_jax.chunks import map_samples
+from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import SGD, DecayToward
 from ttp_jax.prediction import Kernel, Solver, cost_ahead, predict
 from ttp_jax.sampling import Sampling
 from ttp_jax.types import Curve, InputError, LossName, Task, ThresholdRule
@@ -61,7 +62,9 @@ class Config:
     nesterov: bool = False
     """Nesterov's form of it."""
     weight_decay: float = 0.0
-    """Weight decay, toward zero, on every trained weight."""
+    """Weight decay, on every trained weight."""
+    decay_toward: DecayToward = "zero"
+    """Weights that it pulls to: zero, or initial for those at the start."""
     batch_size: int | None = 25
     """Batch size; None for the full batch."""
     sampling: Sampling = "shuffle"
@@ -78,6 +81,12 @@ class Config:
     """Read the curve every so many steps; by default as often as costs little."""
     solver: Solver = "simulate"
     """What solves the linearised dynamics."""
+    paths: int = 0
+    """Random paths that bands around the prediction are read from; 0 for no bands."""
+    noise: Noise = "exact"
+    """Noise of the batches in the solvers moments, moments_sde and sde."""
+    effective_rate: bool = False
+    """Treat momentum as the learning rate lr/(1 - momentum)."""
     kernel: Kernel = "exact"
     """What computes the kernel."""
     memory_gb: float | None = None
@@ -186,6 +195,7 @@ def _sgd(config: Config) -> SGD:
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         sampling=config.sampling,
+        decay_toward=config.decay_toward,
     )
 
 
@@ -234,6 +244,8 @@ def run(
         "solver": config.solver,
         "kernel": config.kernel,
         "every": built.every,
+        "paths": config.paths,
+        "noise": config.noise,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
     lines = [
@@ -248,7 +260,13 @@ def run(
         say(line)
     curves: dict[str, Curve] = {}
     if command != "finetune":
-        curves["predicted"] = predict(built.task, built.sgd, seed=config.seed, **asked)
+        curves["predicted"] = predict(
+            built.task,
+            built.sgd,
+            seed=config.seed,
+            effective_rate=config.effective_rate,
+            **asked,
+        )
     if command != "predict":
         curves["measured"] = finetune(
             built.task, built.sgd, steps=built.steps, seed=config.seed, every=built.every

@@ -130,6 +130,9 @@ class Trust:
     1 the linear dynamics grow."""
     gap: float
     """``|f(w_predicted) - f_linear| / |f_linear - f_0|`` at the end of the prediction."""
+    early_gap: float = 0.0
+    """The same where the predicted loss has first fallen to 0.3 of the start; 0 where it
+    never does."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ class Curve:
     accuracy: Float[np.ndarray, " t"]
     seconds: Float[np.ndarray, " t"]
     loss_quantiles: Mapping[float, np.ndarray] | None = None
+    """By level, where a prediction was asked for bands: 2.5, 15, 85 and 97.5 %."""
+    accuracy_quantiles: Mapping[float, np.ndarray] | None = None
     trust: Trust | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part, compilation apart; what a record keeps."""

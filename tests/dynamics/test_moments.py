@@ -4,6 +4,7 @@ import diffrax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import ttp_jax as ttp
 from tests import linear
@@ -21,19 +22,24 @@ def problem(c=2):
     return task, J, w0, f0
 
 
-def weight_space_runs(J, w0, y, sgd, *, runs, seed):
+def weight_space_runs(J, w0, y, sgd, *, runs, seed, loss="mse"):
     """Outputs after STEPS of ``runs`` independent runs of mini-batch SGD on weights."""
     rng = np.random.default_rng(seed)
     n, c = y.shape
     per_sample = J.reshape(n, c, -1)
     w = np.tile(w0, (runs, 1))
     v = np.zeros_like(w)
-    for eta in sgd.learning_rates(STEPS):
+    order = np.zeros((runs, n), int)
+    for k, eta in enumerate(sgd.learning_rates(STEPS)):
         if sgd.sampling == "with_replacement":
             batch = rng.integers(0, n, size=(runs, B))
         else:
-            batch = np.argsort(rng.random((runs, n)), axis=1)[:, :B]
-        residual = (w @ J.T).reshape(runs, n, c) - y
+            place = k % (n // B) if sgd.sampling == "shuffle" else 0
+            if place == 0:
+                order = np.argsort(rng.random((runs, n)), axis=1)
+            batch = order[:, place * B : (place + 1) * B]
+        f = (w @ J.T).reshape(runs, n, c)
+        residual = f - y if loss == "mse" else scipy.special.softmax(f, axis=2) - y
         picked = np.take_along_axis(residual, batch[:, :, None], axis=1)
         g = np.einsum("rbc,rbcp->rp", picked, per_sample[batch]) / B + sgd.weight_decay * w
         v = sgd.momentum * v + g
@@ -142,9 +148,87 @@ def test_sde_meets_the_discrete_recursion_at_first_order():
     np.testing.assert_allclose(slopes, 1.0, atol=0.15)
 
 
+def mean_loss(f, y, loss):
+    """Mean over runs of the loss of outputs ``[runs, nc]``, and its standard error."""
+    f = f.reshape(len(f), *y.shape)
+    if loss == "mse":
+        each = 0.5 * ((f - y) ** 2).sum(2).mean(1)
+    else:
+        each = -(scipy.special.log_softmax(f, axis=2) * y).sum(2).mean(1)
+    return each.mean(), each.std() / np.sqrt(len(each))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "rate"),
+    [(0.0, False, 0.25), (0.8, False, 0.05), (0.8, True, 0.05)],
+)
+def test_shuffled_epochs_against_monte_carlo(loss, momentum, nesterov, rate):
+    """Within 1 % of the runs, where independent batches would be off by far more."""
+    task = linear.task(loss, n=13, c=2, d=6, labels=loss != "mse")
+    J, w0 = linear.jacobian(task)
+    f0 = np.asarray(task.apply_fn(task.params, task.x))
+    shuffled, independent = (
+        ttp.SGD(rate, momentum, nesterov, 0.0, B, sampling)
+        for sampling in ("shuffle", "without_replacement")
+    )
+    f = weight_space_runs(J, w0, task.targets, shuffled, runs=20_000, seed=3, loss=loss)
+    drawn, error = mean_loss(f, task.targets, loss)
+    found, other = (
+        moments(J @ J.T, f0, task.targets, sgd, loss=loss, steps=STEPS)
+        for sgd in (shuffled, independent)
+    )
+    missed = abs(found[0].loss[-1] - drawn)
+    assert missed < 0.01 * drawn + 4 * error
+    assert abs(other[0].loss[-1] - drawn) > 4 * missed
+    # Less noise by far than independent batches, and about as much as the runs have.
+    spread = np.trace(found[1].covariance) / np.cov(f.T).trace()
+    assert 0.7 < spread < 1.1
+    assert np.trace(other[1].covariance) > 2 * np.trace(found[1].covariance)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay", "rate"), [(0.0, 0.0, 0.5), (0.9, 0.02, 0.1)]
+)
+def test_gaussian_closure_of_cross_entropy(momentum, weight_decay, rate):
+    """Within 0.5 % of the expected loss; the noise-free path is off by several times that."""
+    task = linear.task("cross_entropy", n=20, c=3, d=8)
+    J, w0 = linear.jacobian(task)
+    f0 = np.asarray(task.apply_fn(task.params, task.x))
+    q0 = (J @ w0).reshape(f0.shape)
+    sgd = ttp.SGD(rate, momentum, False, weight_decay, B, "with_replacement")
+    f = weight_space_runs(
+        J, w0, task.targets, sgd, runs=20_000, seed=4, loss="cross_entropy"
+    )
+    drawn, error = mean_loss(f, task.targets, "cross_entropy")
+    options = {"loss": "cross_entropy", "steps": STEPS, "q0": q0}
+    path, found = moments(J @ J.T, f0, task.targets, sgd, **options)
+    missed = abs(path.loss[-1] - drawn)
+    assert missed < 0.005 * drawn + 4 * error
+    full = ttp.SGD(rate, momentum, False, weight_decay)
+    quiet = simulate(J @ J.T, f0, task.targets, full, **options)
+    assert abs(quiet.loss[-1] - drawn) > 4 * missed
+    np.testing.assert_allclose(np.trace(found.covariance), np.cov(f.T).trace(), rtol=0.08)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("noise", ["isotropic", "diagonal", "frozen"])
+def test_approximated_noise_is_another_noise(noise):
+    task, J, _, f0 = problem()
+    sgd = ttp.SGD(0.3, batch_size=B, sampling="with_replacement")
+    exact, other = (
+        moments(J @ J.T, f0, task.targets, sgd, steps=STEPS, noise=kind)
+        for kind in ("exact", noise)
+    )
+    # The mean does not see it; the loss does, by more than rounding.
+    np.testing.assert_allclose(exact[1].mean, other[1].mean, atol=1e-12)
+    assert abs(other[0].loss[-1] / exact[0].loss[-1] - 1) > 0.01
+
+
 def test_refuses_what_it_does_not_solve():
     task, J, _, f0 = problem()
-    with pytest.raises(ttp.InputError, match="loss='mse'"):
-        moments(J @ J.T, f0, task.targets, ttp.SGD(0.1), loss="cross_entropy", steps=3)
+    sgd = ttp.SGD(0.1, batch_size=4)
     with pytest.raises(ttp.InputError, match="sampling='shuffle'"):
-        moments(J @ J.T, f0, task.targets, ttp.SGD(0.1, batch_size=4), steps=3)
+        moments(J @ J.T, f0, task.targets, sgd, steps=3, noise="diagonal")

@@ -8,8 +8,12 @@ import pytest
 
 import ttp_jax as ttp
 from tests import linear
-from ttp_jax.dynamics.simulate import simulate
+from ttp_jax.dynamics.flow import flow
+from ttp_jax.dynamics.moments import moments
+from ttp_jax.dynamics.sde import sde
+from ttp_jax.dynamics.simulate import OTHER_SEEDS, simulate
 from ttp_jax.finetune import finetune
+from ttp_jax.spectrum import of_gram
 
 STEPS = 40
 SCHEDULES = {
@@ -25,7 +29,7 @@ BATCHES = [
 ]
 
 
-def predicted_path(task, sgd, *, seed, every=1):
+def predicted_path(task, sgd, *, seed, every=1, paths=1):
     J, w0 = linear.jacobian(task)
     f0 = np.asarray(task.apply_fn(task.params, task.x))
     q0 = (J @ w0).reshape(f0.shape)
@@ -39,6 +43,7 @@ def predicted_path(task, sgd, *, seed, every=1):
         q0=q0,
         seed=seed,
         every=every,
+        paths=paths,
     )
 
 
@@ -47,11 +52,13 @@ def predicted_path(task, sgd, *, seed, every=1):
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)]
 )
-@pytest.mark.parametrize("weight_decay", [0.0, 0.03])
-def test_equals_optax_on_a_linear_model(loss, momentum, nesterov, weight_decay):
+@pytest.mark.parametrize(
+    ("weight_decay", "toward"), [(0.0, "zero"), (0.03, "zero"), (0.03, "initial")]
+)
+def test_equals_optax_on_a_linear_model(loss, momentum, nesterov, weight_decay, toward):
     task = linear.task(loss)
     for rate, (batch_size, sampling) in itertools.product(SCHEDULES.values(), BATCHES):
-        sgd = ttp.SGD(rate, momentum, nesterov, weight_decay, batch_size, sampling)
+        sgd = ttp.SGD(rate, momentum, nesterov, weight_decay, batch_size, sampling, toward)
         path = predicted_path(task, sgd, seed=3)
         measured = finetune(task, sgd, steps=STEPS, seed=3)
         np.testing.assert_array_equal(path.steps, measured.steps)
@@ -60,17 +67,19 @@ def test_equals_optax_on_a_linear_model(loss, momentum, nesterov, weight_decay):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("sampling", ["shuffle", "with_replacement"])
-def test_coefficients_give_the_weights_of_the_path(sampling):
+@pytest.mark.parametrize(
+    ("sampling", "toward"), [("shuffle", "zero"), ("with_replacement", "initial")]
+)
+def test_coefficients_give_the_weights_of_the_path(sampling, toward):
     task = linear.task("cross_entropy")
-    sgd = ttp.SGD(0.05, 0.9, True, 0.02, 5, sampling)
+    sgd = ttp.SGD(0.05, 0.9, True, 0.02, 5, sampling, toward)
     path = predicted_path(task, sgd, seed=1)
     J, w0 = linear.jacobian(task)
     w = (1 - path.shrink) * w0 - J.T @ path.alpha
     np.testing.assert_allclose(
         (J @ w).reshape(path.outputs.shape), path.outputs, atol=1e-10
     )
-    assert path.shrink > 0.01
+    assert path.shrink > 0.01 if toward == "zero" else path.shrink == 0
 
 
 @pytest.mark.usefixtures("x64")
@@ -91,3 +100,46 @@ def test_reading_rarely_is_reading_a_part():
     np.testing.assert_array_equal(rarely.loss, often.loss[rarely.steps])
     measured = finetune(task, sgd, steps=STEPS, seed=0, every=7)
     np.testing.assert_allclose(measured.loss, rarely.loss, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_bands_are_quantiles_of_other_streams(loss):
+    task = linear.task(loss)
+    sgd = ttp.SGD(0.05, 0.9, True, 0.02, 5, "with_replacement")
+    banded = predicted_path(task, sgd, seed=2, paths=3, every=10)
+    alone = predicted_path(task, sgd, seed=2, every=10)
+    np.testing.assert_array_equal(banded.loss, alone.loss)
+    others = [
+        predicted_path(task, sgd, seed=2 + OTHER_SEEDS + k, every=10) for k in range(3)
+    ]
+    for name in ("loss", "accuracy"):
+        values = np.stack([getattr(path, name) for path in others])
+        for level, found in getattr(banded, f"{name}_quantiles").items():
+            np.testing.assert_allclose(found, np.quantile(values, level, 0), atol=1e-10)
+    assert sorted(banded.loss_quantiles) == [0.025, 0.15, 0.85, 0.975]
+
+
+@pytest.mark.usefixtures("x64")
+def test_all_solvers_pass_the_same_waypoint():
+    """Without noise they are one path; where its loss is 0.3 of the start, they stop."""
+    task = linear.task("mse", labels=False)
+    J, _ = linear.jacobian(task)
+    f0 = np.asarray(task.apply_fn(task.params, task.x))
+    theta, sgd = J @ J.T, ttp.SGD(0.1)
+    options = {"loss": "mse", "steps": 100}
+    one = simulate(theta, f0, task.targets, sgd, **options)
+    k = int(np.argmax(one.loss <= 0.3 * one.loss[0]))
+    assert k > 3
+    there = simulate(theta, f0, task.targets, sgd, loss="mse", steps=k)
+    paths = [
+        one,
+        flow(of_gram(theta), f0, task.targets, sgd, **options),
+        moments(theta, f0, task.targets, sgd, **options)[0],
+        sde(theta, f0, task.targets, sgd, **options),
+    ]
+    for path in paths:
+        np.testing.assert_allclose(path.waypoint.outputs, there.outputs, atol=1e-9)
+        np.testing.assert_allclose(path.waypoint.alpha, there.alpha, atol=1e-9)
+    never = simulate(theta, f0, task.targets, sgd, loss="mse", steps=k - 1)
+    assert never.waypoint is None

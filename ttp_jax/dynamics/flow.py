@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import losses
-from ttp_jax.dynamics.path import Path
+from ttp_jax.dynamics.path import WAYPOINT_LOSS, Path, Waypoint
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import read_steps
 from ttp_jax.spectrum import Spectrum
@@ -44,7 +44,7 @@ def flow(
     Raises:
         InputError: Another loss or optimiser than the closed form holds for.
 
-    Cost: ``r T/every`` for the loss, ``n c r T/every`` for the accuracy.
+    Cost: ``r T`` for the loss (memory too), ``n c r T/every`` for the accuracy.
     """
     require_closed_form(sgd, loss)
     n, c = f0.shape
@@ -56,22 +56,33 @@ def flow(
         residual = (f64(f0) - y).reshape(-1)
         projected = modes.T @ residual
         rates = f64(sgd.learning_rates(steps))
-        factors, integrals = _decay(lam / n, rates, jnp.asarray(read))
+        factors, integrals = _decay(lam / n, rates)
         outside = residual - modes @ projected
 
         def outputs(factor):
             return y + (outside + modes @ (factor * projected)).reshape(n, c)
 
+        def alpha(step):
+            own = modes @ (integrals[step] * projected)
+            return (own + jnp.sum(rates[:step]) * outside) / n
+
         square = jnp.sum((factors * projected) ** 2, axis=1) + jnp.sum(outside**2)
-        accuracy = jax.lax.map(lambda k: losses.accuracy(outputs(k), y), factors)
-        alpha = (modes @ (integrals * projected) + jnp.sum(rates) * outside) / n
+        at_read = factors[jnp.asarray(read)]
+        accuracy = jax.lax.map(lambda k: losses.accuracy(outputs(k), y), at_read)
+        waypoint = None
+        passed = np.flatnonzero(np.asarray(square <= WAYPOINT_LOSS * square[0]))
+        if len(passed):
+            k = int(passed[0])
+            waypoint = Waypoint(outputs(factors[k]), alpha(k), 0.0, True)
+            waypoint = waypoint.settled()
         return Path(
             steps=read,
-            loss=np.asarray(square / (2 * n)),
+            loss=np.asarray(square / (2 * n))[read],
             accuracy=np.asarray(accuracy),
             outputs=np.asarray(outputs(factors[-1])),
-            alpha=np.asarray(alpha),
+            alpha=np.asarray(alpha(steps)),
             shrink=0.0,
+            waypoint=waypoint,
         )
 
 
@@ -93,14 +104,15 @@ def require_closed_form(sgd: SGD, loss: LossName) -> None:
 
 
 @jax.jit
-def _decay(rate_of_mode, eta, read):
-    """Products of ``1 - eta_k rate`` at the steps read, and ``sum_k eta_k`` of them."""
+def _decay(rate_of_mode, eta):
+    """Products of ``1 - eta_k rate`` at every step, and ``sum_k eta_k`` of them."""
 
     def step(carry, eta_k):
         factor, integral = carry
         carry = factor * (1 - eta_k * rate_of_mode), integral + eta_k * factor
-        return carry, carry[0]
+        return carry, carry
 
     one = jnp.ones_like(rate_of_mode)
-    (_, integral), factors = jax.lax.scan(step, (one, jnp.zeros_like(one)), eta)
-    return jnp.concatenate([one[None], factors])[read], integral
+    start = one, jnp.zeros_like(one)
+    _, series = jax.lax.scan(step, start, eta)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, series)

@@ -1,4 +1,4 @@
-"""Mean and covariance of the outputs under mini-batch SGD and MSE, exactly."""
+"""Mean and covariance of the outputs under mini-batch SGD."""
 
 from functools import partial
 from typing import Literal, NamedTuple
@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ttp_jax import losses
-from ttp_jax.dynamics.path import Path
+from ttp_jax import losses, sampling
+from ttp_jax.dynamics import noise as batch_noise
+from ttp_jax.dynamics.gaussian import Expected, expected
+from ttp_jax.dynamics.path import Path, Waypoint
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import read_steps
-from ttp_jax.types import InputError, LossName
+from ttp_jax.types import LossName
 
 Form = Literal["discrete", "sde"]
 
@@ -35,177 +37,314 @@ def moments(
     q0: Float[np.ndarray, "n c"] | None = None,
     every: int = 1,
     form: Form = "discrete",
+    noise: batch_noise.Noise = "exact",
 ) -> tuple[Path, Moments]:
     """Expected loss of SGD on the linearised model, from the recursion of two moments.
 
-    With ``K = Theta/n + wd I``, ``b = wd (q_0 - f_0 + y)`` (``wd`` acts on ``q = J w``) and
-    ``Q = E[r r^T]``, the batch gradient has mean ``K r + b`` and covariance
+    With ``g`` the loss's gradients in the outputs, ``h`` their curvatures, both at outputs
+    ``f ~ N(m, C)``, and ``K = Theta E[h]/n + wd I``: the batch gradient has mean
+    ``Theta E[g]/n + wd q``, answers to a deviation of ``f`` by ``K``, and has noise of
+    covariance ``Theta N Theta``,
 
-    ``N(Q) = (phi/B) Theta [blockdiag(Q)/n - Q/n^2] Theta``,
+    ``N = (phi/B) [blockdiag(E g g^T)/n - E[g g^T]/n^2]``,
 
     ``blockdiag`` keeping the ``c x c`` block of each sample, ``phi = 1`` with replacement
-    and ``(n - B)/(n - 1)`` for independent batches drawn without. ``discrete``: the exact
-    recursion of ``(r, u)``, ``u <- mu u + G``, ``r <- r - eta (G + mu u or u)``. ``sde``:
-    the moments of ``dr = -h (K r + b) dt + h N(Q)^{1/2} dW`` with the effective rate
+    and ``(n - B)/(n - 1)`` without. ``discrete``: the recursion of ``(f, u)``,
+    ``u <- mu u + G``, ``f <- f - eta (G + mu u or u)``. ``sde``: the moments of
+    ``df = -h G dt + h (Theta N Theta)^{1/2} dW`` with the effective rate
     ``h = eta/(1 - mu)`` (Zancato et al., arXiv 2008.12478, Prop. 1, with the exact noise
     covariance), unit time one step, four-stage Runge-Kutta with one stage set a step.
+
+    Under MSE all of this is exact for batches drawn independently of each other: ``g`` is
+    linear in ``f``. **Under cross-entropy it closes the moments by taking the outputs to be
+    Gaussian** and the noise of two samples to be related through ``E[h] C E[h]``.
+
+    ``sampling="shuffle"`` (``discrete``): two batches of an epoch exclude each other, so that
+    their noise is related by ``-1/(n (n - 1))`` where one batch has ``phi/(n B)``. To second
+    order in the noise, with ``N`` that of the mean outputs.
 
     Args:
         theta: Kernel of the training set.
         f0: Outputs at the start.
         targets: Targets.
-        sgd: Independent batches (with or without replacement) or the full batch.
-        loss: Must be ``"mse"``: moments do not close under cross-entropy.
+        sgd: The optimiser. ``form="sde"`` knows independent batches alone and overstates
+            the noise of shuffled ones.
+        loss: ``"mse"`` or ``"cross_entropy"``.
         steps: ``T``.
-        q0: ``J w_0``, needed with weight decay.
+        q0: ``J w_0``, needed with weight decay toward zero.
         every: Read every so many steps.
         form: ``"discrete"`` or ``"sde"``.
+        noise: ``"exact"``, or an approximation of ``Theta N Theta``
+            (:mod:`ttp_jax.dynamics.noise`), for independent batches.
 
     Returns:
-        The path of the expected loss, ``E L = (tr C + |m|^2)/(2n)``, with the accuracy and
-        the coefficients of the *mean* outputs, and the moments at the last step.
+        The path of the expected loss, with the accuracy and the coefficients of the *mean*
+        outputs, and the moments at the last step.
 
     Raises:
-        InputError: Another loss, or batches that are not independent of each other.
+        InputError: An approximation of the noise under shuffled epochs.
 
-    Cost: nine products of ``[nc, nc]`` matrices a step (``form="sde"``: twelve), memory
-    about twelve such matrices. For ``n c`` in the hundreds; ``simulate`` goes further.
+    Cost: four products of ``[nc, nc]`` matrices a step, with momentum six, under shuffled
+    epochs three more; ``form="sde"`` twelve. Memory about twelve such matrices. For ``n c``
+    in the hundreds; ``simulate`` goes further.
     """
-    require_closed_moments(sgd, loss)
-    if sgd.weight_decay and q0 is None:
-        raise ValueError("weight decay needs q0 = J w_0")
+    epochs = sgd.sampling == "shuffle" and sgd.batch_size is not None and form == "discrete"
+    batch_noise.require_independent(noise, shuffled=epochs)
+    pull_to = sgd.decay_origin(f0, q0)
     n, c = f0.shape
     read = read_steps(steps, every)
     sgd.batches(n, 1, 0)  # refuses a batch larger than n
-    noise = 0.0
-    if sgd.batch_size is not None:
-        phi = 1.0
-        if sgd.sampling == "without_replacement":
-            phi = (n - sgd.batch_size) / max(n - 1, 1)
-        noise = phi / sgd.batch_size
+    B = sgd.batch_size
+    strength = 0.0 if B is None else sampling.variance_factor(n, B, sgd.sampling) / B
     with jax.enable_x64(True):
         f64 = partial(jnp.asarray, dtype=jnp.float64)
-        y, start = f64(targets), f64(f0)
-        pull = sgd.weight_decay * (f64(start if q0 is None else q0) - start + y)
+        per_step = {"eta": f64(sgd.learning_rates(steps))}
+        if epochs:
+            per_step["ends"] = jnp.arange(1, steps + 1) % (n // B) == 0
+            strength = n / (B * max(n - 1, 1))
         scan = _scan_discrete if form == "discrete" else _scan_sde
-        (mean, covariance, alpha, shrink), (expected, accuracy) = scan(
+        (mean, covariance, alpha, shrink, waypoint), (loss_read, accuracy) = scan(
             f64(theta),
-            start,
-            y,
-            pull.reshape(-1),
-            f64(sgd.learning_rates(steps)),
+            f64(f0),
+            f64(targets),
+            f64(pull_to),
+            per_step,
             sgd.momentum,
             sgd.weight_decay,
-            noise,
+            strength,
+            loss=loss,
+            noise=noise,
             nesterov=sgd.nesterov,
+            two_state=sgd.momentum > 0,
+            to_zero=sgd.decay_toward == "zero",
         )
         path = Path(
             steps=read,
-            loss=np.asarray(expected)[read],
+            loss=np.asarray(loss_read)[read],
             accuracy=np.asarray(accuracy)[read],
-            outputs=np.asarray(y + mean.reshape(n, c)),
+            outputs=np.asarray(mean.reshape(n, c)),
             alpha=np.asarray(alpha),
             shrink=float(shrink),
+            waypoint=waypoint.settled(),
         )
-        return path, Moments(np.asarray(mean), np.asarray(covariance))
+        residual = np.asarray(mean) - np.asarray(targets, np.float64).reshape(-1)
+        return path, Moments(residual, np.asarray(covariance))
 
 
-def require_closed_moments(sgd: SGD, loss: LossName) -> None:
-    """Refuse what :func:`moments` does not hold for.
+class _State(NamedTuple):
+    """Mean and covariance of the outputs ``f`` and of the velocity's image ``u = J v``."""
 
-    Raises:
-        InputError: It says what came and what to use instead.
+    m: Array
+    u: Array
+    Cff: Array
+    Cfu: Array
+    Cuu: Array
+
+
+class _Epoch(NamedTuple):
+    """What the batches of this epoch have left behind, for those that are still to come.
+
+    A sample's noise of one epoch is ``-1/(n - 1)`` of itself in every later batch: what
+    counts is the sum ``W[:, i]`` of its kicks, each as far as it has come by now. ``Cff`` of
+    the state is without that part, ``-W P W^T/(n (n - 1))`` with ``P`` the centring matrix.
+    ``answered``: the mean gradients so far, each times how far ``f`` has moved with it.
     """
-    if loss != "mse":
-        raise InputError(
-            f"solver 'moments' needs loss='mse', got {loss!r}; use solver 'simulate'"
-        )
-    if sgd.batch_size is not None and sgd.sampling == "shuffle":
-        raise InputError(
-            "solver 'moments' needs batches that are independent of each other, got "
-            "sampling='shuffle'; use 'with_replacement' or 'without_replacement', or "
-            "solver 'simulate'"
-        )
+
+    Wf: Array
+    Wu: Array
+    answered: Array
+    kicked: Array
+
+    def excluded(self, left: Array, right: Array) -> Array:
+        n = left.shape[1]
+        centred = left - left.mean(1, keepdims=True)
+        return centred @ right.T / (n * (n - 1))
 
 
-def _noise(theta: Array, second_moment: Array, n: int, strength: Array) -> Array:
-    """``N(Q)`` of the docstring above, ``strength = phi/B``."""
-    c = len(theta) // n
-    sample = jnp.arange(n * c) // c
-    own_block = sample[:, None] == sample[None, :]
-    spread = jnp.where(own_block, second_moment, 0.0) / n - second_moment / n**2
-    return strength * theta @ spread @ theta
+def _moments_of(loss, m, C, y) -> Expected:
+    n, c = y.shape
+    own = C.reshape(n, c, n, c)[jnp.arange(n), :, jnp.arange(n), :]
+    return expected(loss, m.reshape(n, c), own, y)
 
 
-def _observe(mean: Array, covariance: Array, y: Array) -> tuple[Array, Array]:
-    expected = (jnp.trace(covariance) + mean @ mean) / (2 * len(y))
-    return expected, losses.accuracy(y + mean.reshape(y.shape), y)
+def _times_blocks(matrix: Array, blocks: Array) -> Array:
+    """``matrix @ blockdiag(blocks)``."""
+    n, c, _ = blocks.shape
+    return jnp.einsum("kia,iab->kib", matrix.reshape(-1, n, c), blocks).reshape(-1, n * c)
 
 
-def _with_start(observed, f0, y):
-    first = _observe((f0 - y).reshape(-1), jnp.zeros((f0.size, f0.size)), y)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, observed)
+def _spread(e: Expected, C: Array | None) -> Array:
+    """``blockdiag(E g g^T)/n - E[g g^T]/n^2``; of the mean gradients alone without ``C``."""
+    n, c = e.gradient.shape
+    g = e.gradient.reshape(-1)
+    full, square = jnp.outer(g, g), e.gradient[:, :, None] * e.gradient[:, None, :]
+    if C is not None:
+        full = full + _times_blocks(_times_blocks(C, e.curvature).T, e.curvature).T
+        square = e.square
+    own = jnp.arange(n)
+    full = full.reshape(n, c, n, c).at[own, :, own, :].set(square)
+    spread = (-full / n**2).at[own, :, own, :].add(square / n)
+    return spread.reshape(n * c, n * c)
 
 
-@partial(jax.jit, static_argnames=("nesterov",))
-def _scan_discrete(theta, f0, y, pull, eta, mu, weight_decay, noise, *, nesterov):
-    n = len(y)
+@partial(jax.jit, static_argnames=("loss", "noise", "nesterov", "two_state", "to_zero"))
+def _scan_discrete(
+    theta,
+    f0,
+    y,
+    pull_to,
+    per_step,
+    mu,
+    weight_decay,
+    strength,
+    *,
+    loss,
+    noise,
+    nesterov,
+    two_state,
+    to_zero,
+):
+    n, c = y.shape
     size = theta.shape[0]
-    K = theta / n + weight_decay * jnp.eye(size)
-    # r' = r - eta (a G + b u) with u the velocity before the step
+    epochs = "ends" in per_step
+    # f' = f - eta (a G + b u) with u the velocity before the step
     a, b = (1 + mu, mu**2) if nesterov else (1.0, mu)
-
-    def step(state, eta_k):
-        r, u, Crr, Cru, Cuu, coefficients = state
-        xi = _noise(theta, Crr + jnp.outer(r, r), n, noise)
-        A = jnp.eye(size) - eta_k * a * K
-        ArrK = A @ Crr - eta_k * b * Cru.T  # row block of F C, against r
-        AruK = A @ Cru - eta_k * b * Cuu  # row block of F C, against u
-        Krr = K @ Crr + mu * Cru.T
-        Kru = K @ Cru + mu * Cuu
-        new_rr = ArrK @ A - eta_k * b * AruK + eta_k**2 * a**2 * xi
-        new_ru = ArrK @ K + mu * AruK - eta_k * a * xi
-        new_uu = Krr @ K + mu * Kru + xi
-        G = K @ r + pull
-        coefficients = _coefficients(coefficients, r / n, eta_k, mu, weight_decay, a, b)
-        state = (
-            r - eta_k * (a * G + b * u),
-            mu * u + G,
-            0.5 * (new_rr + new_rr.T),
-            new_ru,
-            0.5 * (new_uu + new_uu.T),
-            coefficients,
+    own_theta = theta.reshape(n, c, n, c)[jnp.arange(n), :, jnp.arange(n), :]
+    matrix = jnp.zeros((size, size))
+    frozen = None
+    if noise == "frozen":
+        frozen = (
+            theta @ _spread(_moments_of(loss, f0.reshape(-1), matrix, y), matrix) @ theta
         )
-        return state, _observe(state[0], state[2], y)
 
-    r = (f0 - y).reshape(-1)
-    zero = jnp.zeros((size, size))
-    start = (r, jnp.zeros(size), zero, zero, zero, _no_coefficients(size))
-    end, observed = jax.lax.scan(step, start, eta)
-    (alpha, _, shrink, _) = end[5]
-    return (end[0], end[2], alpha, shrink), _with_start(observed, f0, y)
+    def mean_noise(e: Expected, answered):
+        """``E[e_k]``: batches of an epoch avoid each other, and what they have changed."""
+        image = jnp.einsum("iab,ib->ia", own_theta, answered) / n
+        image = image - (theta @ answered.reshape(-1)).reshape(n, c) / n**2
+        return jnp.einsum("iab,ib->ia", e.curvature, image) / (n - 1)
+
+    def avoid(state, epoch, deviate, e, eta, ends):
+        """The step of what a batch leaves behind; settled where the epoch ends."""
+        Wf, Wu = deviate(epoch.Wf, epoch.Wu)
+        kick = jnp.einsum("kib,ib->ki", theta.reshape(size, n, c), e.gradient)
+        epoch = _Epoch(
+            Wf=Wf - eta * a * kick,
+            Wu=Wu + kick,
+            answered=epoch.answered + eta * (a * e.gradient + b * epoch.kicked),
+            kicked=mu * epoch.kicked + e.gradient,
+        )
+        settled = state._replace(Cff=state.Cff - epoch.excluded(epoch.Wf, epoch.Wf))
+        if two_state:
+            settled = settled._replace(
+                Cfu=state.Cfu - epoch.excluded(epoch.Wf, epoch.Wu),
+                Cuu=state.Cuu - epoch.excluded(epoch.Wu, epoch.Wu),
+            )
+        state = jax.tree.map(lambda x, z: jnp.where(ends, z, x), state, settled)
+        return state, jax.tree.map(lambda v: jnp.where(ends, 0.0, v), epoch)
+
+    def step(carry, now):
+        state, epoch, coefficients, e, waypoint = carry
+        m, u, Cff, Cfu, Cuu = state
+        eta = now["eta"]
+        K = _times_blocks(theta, e.curvature) / n + weight_decay * jnp.eye(size)
+        spread = _spread(e, None if epochs else Cff)
+        xi = strength * batch_noise.approximate(
+            noise, theta, theta @ spread @ theta, frozen
+        )
+
+        g = e.gradient / n
+        if epochs:
+            g = g + mean_noise(e, epoch.answered)
+        G = theta @ g.reshape(-1) + weight_decay * (pull_to.reshape(-1) + m)
+
+        def deviate(f, v):
+            """One step of a deviation of ``(f, u)``, without noise."""
+            Kf = K @ f
+            return f - eta * (a * Kf + b * v), Kf + mu * v
+
+        f_f, u_f = deviate(Cff, Cfu.T)
+        right = f_f @ K.T
+        new_ff = f_f - eta * a * right + (eta * a) ** 2 * xi
+        new_fu, new_uu = Cfu, Cuu
+        if two_state:
+            f_u, u_u = deviate(Cfu, Cuu)
+            new_ff = new_ff - eta * b * f_u
+            new_fu = right + mu * f_u - eta * a * xi
+            new_uu = u_f @ K.T + mu * u_u + xi
+        Cff = 0.5 * (new_ff + new_ff.T)
+        state = _State(m - eta * (a * G + b * u), mu * u + G, Cff, new_fu, new_uu)
+        if epochs:
+            state, epoch = avoid(state, epoch, deviate, e, eta, now["ends"])
+            Cff = state.Cff - epoch.excluded(epoch.Wf, epoch.Wf)
+        coefficients = _coefficients(
+            coefficients, g.reshape(-1), eta, mu, weight_decay * to_zero, weight_decay, a, b
+        )
+        e = _moments_of(loss, state.m, Cff, y)
+        alpha, _, shrink, _ = coefficients
+        here = Waypoint(state.m.reshape(n, c), alpha, shrink, jnp.ones((), bool))
+        waypoint = waypoint.update(here, e.loss, first.loss)
+        return (state, epoch, coefficients, e, waypoint), (e.loss, _accuracy(state.m, y))
+
+    vector = jnp.zeros(size)
+    second = matrix if two_state else jnp.zeros(())
+    start = _State(f0.reshape(-1), vector, matrix, second, second)
+    epoch = None
+    if epochs:
+        left, each = jnp.zeros((size, n)), jnp.zeros((n, c))
+        epoch = _Epoch(left, left, each, each)
+    first = _moments_of(loss, start.m, matrix, y)
+    carry = (start, epoch, _no_coefficients(size), first, Waypoint.none(f0))
+    (end, epoch, coefficients, _, waypoint), observed = jax.lax.scan(step, carry, per_step)
+    alpha, _, shrink, _ = coefficients
+    Cff = end.Cff
+    if epoch is not None:
+        Cff = Cff - epoch.excluded(epoch.Wf, epoch.Wf)
+    return (end.m, Cff, alpha, shrink, waypoint), _with_start(observed, first, f0, y)
 
 
-@partial(jax.jit, static_argnames=("nesterov",))
-def _scan_sde(theta, f0, y, pull, eta, mu, weight_decay, noise, *, nesterov):
-    del nesterov  # the effective rate is the same
+@partial(jax.jit, static_argnames=("loss", "noise", "nesterov", "two_state", "to_zero"))
+def _scan_sde(
+    theta,
+    f0,
+    y,
+    pull_to,
+    per_step,
+    mu,
+    weight_decay,
+    strength,
+    *,
+    loss,
+    noise,
+    nesterov,
+    two_state,
+    to_zero,
+):
+    del nesterov, two_state  # the effective rate is the same
     n = len(y)
     size = theta.shape[0]
-    K = theta / n + weight_decay * jnp.eye(size)
+    matrix = jnp.zeros((size, size))
+    frozen = None
+    if noise == "frozen":
+        frozen = (
+            theta @ _spread(_moments_of(loss, f0.reshape(-1), matrix, y), matrix) @ theta
+        )
 
     def drift(state, h):
-        r, C, alpha, shrink = state
-        xi = _noise(theta, C + jnp.outer(r, r), n, noise)
-        KC = K @ C
+        m, C, alpha, shrink = state
+        e = _moments_of(loss, m, C, y)
+        xi = batch_noise.approximate(noise, theta, theta @ _spread(e, C) @ theta, frozen)
+        KC = _times_blocks(theta, e.curvature) @ C / n + weight_decay * C
+        g = e.gradient.reshape(-1) / n
         return (
-            -h * (K @ r + pull),
-            -h * (KC + KC.T) + h**2 * xi,
-            h * (r / n - weight_decay * alpha),
-            h * weight_decay * (1 - shrink),
+            -h * (theta @ g + weight_decay * (pull_to.reshape(-1) + m)),
+            -h * (KC + KC.T) + h**2 * strength * xi,
+            h * (g - weight_decay * alpha),
+            h * to_zero * weight_decay * (1 - shrink),
         )
 
-    def step(state, eta_k):
-        h = eta_k / (1 - mu)
+    def step(carry, now):
+        state, waypoint = carry
+        h = now["eta"] / (1 - mu)
         move = lambda s, k, w: jax.tree.map(lambda x, d: x + w * d, s, k)  # noqa: E731
         k1 = drift(state, h)
         k2 = drift(move(state, k1, 0.5), h)
@@ -213,23 +352,37 @@ def _scan_sde(theta, f0, y, pull, eta, mu, weight_decay, noise, *, nesterov):
         k4 = drift(move(state, k3, 1.0), h)
         total = jax.tree.map(lambda p, q, s, t: (p + 2 * q + 2 * s + t) / 6, k1, k2, k3, k4)
         state = move(state, total, 1.0)
-        return state, _observe(state[0], state[1], y)
+        m, C, alpha, shrink = state
+        e = _moments_of(loss, m, C, y)
+        here = Waypoint(m.reshape(y.shape), alpha, shrink, jnp.ones((), bool))
+        waypoint = waypoint.update(here, e.loss, first.loss)
+        return (state, waypoint), (e.loss, _accuracy(m, y))
 
-    r = (f0 - y).reshape(-1)
-    start = (r, jnp.zeros((size, size)), jnp.zeros(size), jnp.zeros(()))
-    end, observed = jax.lax.scan(step, start, eta)
-    return end, _with_start(observed, f0, y)
+    start = (f0.reshape(-1), matrix, jnp.zeros(size), jnp.zeros(()))
+    first = _moments_of(loss, start[0], matrix, y)
+    carry = (start, Waypoint.none(f0))
+    (end, waypoint), observed = jax.lax.scan(step, carry, per_step)
+    return (*end, waypoint), _with_start(observed, first, f0, y)
+
+
+def _accuracy(m: Array, y: Array) -> Array:
+    return losses.accuracy(m.reshape(y.shape), y)
+
+
+def _with_start(observed, e: Expected, f0, y):
+    first = e.loss, losses.accuracy(f0, y)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, observed)
 
 
 def _no_coefficients(size: int) -> tuple[Array, Array, Array, Array]:
     return jnp.zeros(size), jnp.zeros(size), jnp.zeros(()), jnp.zeros(())
 
 
-def _coefficients(state, g, eta, mu, weight_decay, a, b):
+def _coefficients(state, g, eta, mu, decay_of_start, weight_decay, a, b):
     """Mean weights: coefficients of ``J^T`` and of ``w_0``, each with its velocity."""
     alpha, beta, shrink, pull = state
     g_alpha = g - weight_decay * alpha
-    g_shrink = weight_decay * (1 - shrink)
+    g_shrink = decay_of_start * (1 - shrink)
     return (
         alpha + eta * (a * g_alpha + b * beta),
         mu * beta + g_alpha,

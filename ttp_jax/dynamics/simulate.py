@@ -9,10 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ttp_jax import losses
-from ttp_jax.dynamics.path import Path
+from ttp_jax.dynamics.path import Path, Waypoint, quantiles
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.types import LossName
+
+OTHER_SEEDS = 1_000_003
+"""Added to a seed: streams that no run of a neighbouring seed has."""
 
 
 class _State(NamedTuple):
@@ -41,10 +44,12 @@ def simulate(
     q0: Float[np.ndarray, "n c"] | None = None,
     seed: int = 0,
     every: int = 1,
+    paths: int = 1,
 ) -> Path:
     """SGD of ``f_0 + J (w - w_0)`` without ever forming ``w``.
 
-    With ``G_k = Theta[:, batch] g[batch]/B + wd q_k`` and ``q_k = J w_k = q_0 + f_k - f_0``,
+    With ``G_k = Theta[:, batch] g[batch]/B + wd q_k`` and ``q_k = J w_k = q_0 + f_k - f_0``
+    (``f_k - f_0`` for decay toward the initial weights),
 
     ``u <- mu u + G;  f <- f - eta_k (G + mu u  if nesterov else  u)``,
 
@@ -58,55 +63,106 @@ def simulate(
         sgd: The optimiser.
         loss: ``"mse"`` or ``"cross_entropy"``.
         steps: ``T``.
-        q0: ``J w_0``, needed with weight decay.
+        q0: ``J w_0``, needed with weight decay toward zero.
         seed: Of the stream of mini-batches.
         every: Read loss and accuracy every so many steps.
+        paths: With more than one, the quantiles over so many other streams come with the
+            path of ``seed``: how much of a curve is the luck of its batches.
 
     Raises:
         InputError: Arguments out of range.
 
-    Cost: ``T B n c^2`` multiply-adds in float64; memory that of ``theta``. Runs as one
-    compiled ``lax.scan``.
+    Cost: ``T B n c^2`` multiply-adds a path in float64; memory that of ``theta``. Runs as
+    one compiled ``lax.scan``.
 
     Breaks when: the linearised model leaves the true one. This solver is exact for the
     linearised model alone.
     """
     n, c = f0.shape
     read = read_steps(steps, every)
-    if sgd.weight_decay and q0 is None:
-        raise ValueError("weight decay needs q0 = J w_0")
+    origin = sgd.decay_origin(f0, q0)
     batches = sgd.batches(n, steps, seed)
     with jax.enable_x64(True):
         per_step = {"eta": jnp.asarray(sgd.learning_rates(steps))}
         if batches is not None:
             per_step["batch"] = jnp.asarray(batches)
         f64 = partial(jnp.asarray, dtype=jnp.float64)
-        end, (curve_loss, curve_accuracy) = _scan(
+        (end, waypoint), (curve_loss, curve_accuracy) = _scan(
             f64(theta).reshape(n, c, n * c),
             f64(f0),
             f64(targets),
-            f64(np.zeros_like(f0) if q0 is None else q0),
+            f64(origin),
             per_step,
             sgd.momentum,
             sgd.weight_decay,
             loss=loss,
             nesterov=sgd.nesterov,
+            to_zero=sgd.decay_toward == "zero",
         )
+        bands = {}
+        if paths > 1 and batches is not None:
+            seeds = range(seed + OTHER_SEEDS, seed + OTHER_SEEDS + paths)
+            streams = [np.asarray(sgd.batches(n, steps, other)) for other in seeds]
+            per_step["batch"] = jnp.asarray(np.stack(streams, axis=1))
+            values = _scan_many(
+                f64(theta),
+                f64(f0),
+                f64(targets),
+                f64(origin),
+                per_step,
+                sgd.momentum,
+                sgd.weight_decay,
+                loss=loss,
+                nesterov=sgd.nesterov,
+            )
+            names = ("loss_quantiles", "accuracy_quantiles")
+            bands = {
+                name: quantiles(np.asarray(value)[read].T)
+                for name, value in zip(names, values, strict=True)
+            }
         return Path(
+            **bands,
             steps=read,
             loss=np.asarray(curve_loss)[read],
             accuracy=np.asarray(curve_accuracy)[read],
             outputs=np.asarray(end.f),
             alpha=np.asarray(end.alpha).reshape(-1),
             shrink=float(end.shrink),
+            waypoint=waypoint.settled(),
         )
 
 
 @partial(jax.jit, static_argnames=("loss", "nesterov"))
-def _scan(theta, f0, targets, q0, per_step, mu, weight_decay, *, loss, nesterov):
+def _scan_many(theta, f0, targets, origin, per_step, mu, weight_decay, *, loss, nesterov):
+    """Loss and accuracy of many streams at once: one product with the kernel a step."""
     n, c = f0.shape
 
-    def step(state: _State, now):
+    def step(state, now):
+        f, u = state
+        rows = now["batch"]
+        picked = jnp.take_along_axis(f, rows[:, :, None], axis=1)
+        g = jax.vmap(lambda f, y: losses.gradient(loss, f, y))(picked, targets[rows])
+        full = jax.vmap(lambda r, v: jnp.zeros((n, c)).at[r].add(v))(rows, g)
+        G = (full.reshape(-1, n * c) @ theta).reshape(f.shape) / rows.shape[1]
+        G = G + weight_decay * (origin + f)
+        u = mu * u + G
+        f = f - now["eta"] * (G + mu * u if nesterov else u)
+        return (f, u), read(f)
+
+    read = jax.vmap(lambda f: loss_and_accuracy(loss, f, targets))
+    f = jnp.broadcast_to(f0, (per_step["batch"].shape[1], n, c))
+    _, curves = jax.lax.scan(step, (f, jnp.zeros_like(f)), per_step)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), read(f), curves)
+
+
+@partial(jax.jit, static_argnames=("loss", "nesterov", "to_zero"))
+def _scan(
+    theta, f0, targets, origin, per_step, mu, weight_decay, *, loss, nesterov, to_zero
+):
+    n, c = f0.shape
+
+    def step(carry, now):
+        state, waypoint = carry
         if "batch" in now:
             batch = now["batch"]
             g = losses.gradient(loss, state.f[batch], targets[batch]) / len(batch)
@@ -118,9 +174,9 @@ def _scan(theta, f0, targets, q0, per_step, mu, weight_decay, *, loss, nesterov)
             image = (coefficients.reshape(-1) @ theta.reshape(n * c, n * c)).reshape(n, c)
         # The gradient three times: its image under J, its J^T part, its w_0 part.
         gradient = (
-            image + weight_decay * (q0 + state.f - f0),
+            image + weight_decay * (origin + state.f),
             coefficients - weight_decay * state.alpha,
-            weight_decay * (1 - state.shrink),
+            to_zero * weight_decay * (1 - state.shrink),
         )
         velocity = tuple(
             mu * v + g
@@ -139,10 +195,12 @@ def _scan(theta, f0, targets, q0, per_step, mu, weight_decay, *, loss, nesterov)
             shrink=state.shrink + now["eta"] * move[2],
             pull=velocity[2],
         )
-        return new, loss_and_accuracy(loss, new.f, targets)
+        observed = loss_and_accuracy(loss, new.f, targets)
+        here = Waypoint(new.f, new.alpha.reshape(-1), new.shrink, jnp.ones((), bool))
+        return (new, waypoint.update(here, observed[0], first[0])), observed
 
     zero = jnp.zeros_like(f0)
-    start = _State(f0, zero, zero, zero, jnp.zeros(()), jnp.zeros(()))
-    end, curves = jax.lax.scan(step, start, per_step)
     first = loss_and_accuracy(loss, f0, targets)
+    start = _State(f0, zero, zero, zero, jnp.zeros(()), jnp.zeros(()))
+    end, curves = jax.lax.scan(step, (start, Waypoint.none(f0)), per_step)
     return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)

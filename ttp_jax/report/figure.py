@@ -31,6 +31,8 @@ def draw(record: Record, file: Path) -> None:
             curve, style = record.curves[side], _STYLE[side]
             loss_axis.plot(curve.steps, curve.loss, **style)
             accuracy_axis.plot(curve.steps, curve.accuracy, **style)
+            _bands(loss_axis, curve.steps, curve.loss_quantiles, style["color"])
+            _bands(accuracy_axis, curve.steps, curve.accuracy_quantiles, style["color"])
     start = record.result["loss_initial"]
     low, high = _log_scale(loss_axis, record)
     for epsilon in record.config["epsilon"]:
@@ -59,6 +61,16 @@ def draw(record: Record, file: Path) -> None:
         fontsize=10,
     )
     figure.savefig(file, dpi=130)
+
+
+def _bands(axis, steps, quantiles, color) -> None:
+    """The outermost pair of levels, and the ones inside it on top."""
+    levels = sorted(quantiles or {})
+    for low, high in zip(levels, levels[::-1], strict=True):
+        if low < high:
+            axis.fill_between(
+                steps, quantiles[low], quantiles[high], color=color, alpha=0.15, linewidth=0
+            )
 
 
 def _log_scale(axis, record: Record) -> tuple[float, float]:
