@@ -14,7 +14,8 @@ from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
-from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
+from ttp_jax.kernel.choice import Kernel, KernelName
+from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import read_steps
@@ -22,12 +23,6 @@ from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Task
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
-Kernel = Literal["exact", "nt_jacobian_contraction", "nt_vector_products"]
-_IMPLEMENTATIONS: dict[Kernel, Implementation] = {
-    "exact": "ttp",
-    "nt_jacobian_contraction": "nt_jacobian_contraction",
-    "nt_vector_products": "nt_vector_products",
-}
 _TIMED_STEPS = 6
 """One to compile and settle, five to take the median of."""
 
@@ -38,7 +33,7 @@ def predict(
     *,
     steps: int,
     solver: Solver = "simulate",
-    kernel: Kernel = "exact",
+    kernel: KernelName | Kernel = "exact",
     seed: int = 0,
     every: int = 1,
     paths: int = 0,
@@ -60,7 +55,8 @@ def predict(
             the closed form for the full batch under MSE; ``"moments"`` gives the expected
             loss, ``"moments_sde"`` that of the continuous process, ``"sde"`` sample paths
             of it, ``"ode"`` its drift alone.
-        kernel: ``"exact"`` is ours; the other two are neural-tangents'.
+        kernel: ``"exact"`` or another name of :class:`ttp_jax.kernel.choice.Kernel`, or one
+            of those with options of its own.
         seed: Of the stream of mini-batches, the same as in :func:`ttp_jax.finetune`.
         every: Read the curve every so many steps.
         paths: Of ``"simulate"`` and ``"sde"``: how many random paths the bands around the
@@ -115,12 +111,8 @@ def predict(
     timings["forward_s"], timings["compile_s"] = part.run_s, part.compile_s
 
     with measured() as part:
-        theta = empirical_ntk(
-            task.apply_fn,
-            task.params,
-            task.x,
-            implementation=_IMPLEMENTATIONS[kernel],
-            memory_budget_bytes=memory_budget_bytes,
+        theta = _described(kernel).compute(
+            task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
         )
     timings["kernel_s"] = part.run_s
     timings["compile_s"] += part.compile_s
@@ -199,7 +191,7 @@ def cost_ahead(
     *,
     steps: int,
     solver: Solver = "simulate",
-    kernel: Kernel = "exact",
+    kernel: KernelName | Kernel = "exact",
     every: int = 1,
     paths: int = 0,
     noise: Noise = "exact",
@@ -212,10 +204,7 @@ def cost_ahead(
     Raises:
         InputError: What :func:`predict` would refuse.
     """
-    if kernel not in get_args(Kernel):
-        raise InputError(
-            f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}"
-        )
+    described = _described(kernel)
     if solver not in get_args(Solver):
         raise InputError(
             f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}"
@@ -243,13 +232,13 @@ def cost_ahead(
             f"noise {noise!r} is for solvers 'moments', 'moments_sde' and 'sde', got "
             f"{solver!r}; leave noise at 'exact'"
         )
-    return estimate(
-        task.apply_fn,
-        task.params,
-        task.x,
-        implementation=_IMPLEMENTATIONS[kernel],
-        memory_budget_bytes=memory_budget_bytes,
+    return described.cost(
+        task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
     )
+
+
+def _described(kernel: KernelName | Kernel) -> Kernel:
+    return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
 
 
 def step_seconds(task: Task, sgd: SGD) -> float:

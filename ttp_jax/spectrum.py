@@ -46,3 +46,20 @@ def of_gram(theta: Float[np.ndarray, "nc nc"]) -> Spectrum:
         train_modes=np.ascontiguousarray(modes[:, ::-1]),
         clipped_mass=clipped_mass,
     )
+
+
+def of_factor(factor: Float[np.ndarray, "nc d"]) -> Spectrum:
+    """Spectrum of ``Theta = Z Z^T`` from the singular values of ``Z``.
+
+    Never negative, and precise where the eigenvalues of the product are lost to rounding.
+
+    Raises:
+        InputError: A factor that is not finite.
+
+    Cost: ``O(n c d min(n c, d))``.
+    """
+    factor = np.asarray(factor, dtype=np.float64)
+    if not np.isfinite(factor).all():
+        raise InputError("the kernel must be finite, got NaN or infinite entries")
+    modes, singular, _ = scipy.linalg.svd(factor, full_matrices=False)
+    return Spectrum(eigvals=singular**2, train_modes=modes, clipped_mass=0.0)

@@ -16,8 +16,10 @@ from ttp_jax import data, evaluation, models, records, schedules
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
+from ttp_jax.kernel.choice import Kernel, KernelName
+from ttp_jax.kernel.classes import Outputs
 from ttp_jax.optimizers import SGD, DecayToward
-from ttp_jax.prediction import Kernel, Solver, cost_ahead, predict
+from ttp_jax.prediction import Solver, cost_ahead, predict
 from ttp_jax.sampling import Sampling
 from ttp_jax.types import Curve, InputError, LossName, Task, ThresholdRule
 
@@ -87,8 +89,12 @@ class Config:
     """Noise of the batches in the solvers moments, moments_sde and sde."""
     effective_rate: bool = False
     """Treat momentum as the learning rate lr/(1 - momentum)."""
-    kernel: Kernel = "exact"
-    """What computes the kernel."""
+    kernel: KernelName = "exact"
+    """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
+    kernel_outputs: Outputs = "full"
+    """What the kernel keeps between outputs."""
+    sketch_dimension: int = 256
+    """Numbers that a random projection leaves of every tensor."""
     memory_gb: float | None = None
     """Memory for the kernel; a share of what is free by default."""
     seed: int = 0
@@ -242,7 +248,9 @@ def run(
     asked: dict[str, Any] = {
         "steps": built.steps,
         "solver": config.solver,
-        "kernel": config.kernel,
+        "kernel": Kernel(
+            config.kernel, config.kernel_outputs, config.sketch_dimension, config.seed
+        ),
         "every": built.every,
         "paths": config.paths,
         "noise": config.noise,

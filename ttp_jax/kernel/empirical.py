@@ -1,7 +1,7 @@
 """The exact empirical neural tangent kernel of any model."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -91,7 +91,7 @@ def empirical_ntk(
         raise fitting.too_small(8 * (n * c) ** 2 - budget)
     with jax.default_matmul_precision("highest"):
         if implementation == "ttp":
-            return _own(apply_fn, params, x, n, c, budget)
+            return _own(apply_fn, params, x, n, c, budget, lambda leaf: 0)[0]
         from ttp_jax.kernel import neural_tangents
 
         return neural_tangents.gram(
@@ -101,6 +101,49 @@ def empirical_ntk(
             implementation=_NEURAL_TANGENTS[implementation],
             budget_bytes=budget,
         )
+
+
+def layerwise_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    *,
+    by: Literal["layer", "tensor"] = "layer",
+    memory_budget_bytes: int | None = None,
+) -> dict[str, Float[np.ndarray, "nc nc"]]:
+    """The share of every layer in the kernel, ``Theta = sum_l J_l J_l^T``.
+
+    Args:
+        apply_fn: As for :func:`empirical_ntk`.
+        params: Pytree of the parameters to differentiate.
+        x: Inputs, first axis ``n``.
+        by: ``"tensor"``: a share for every leaf of the pytree. ``"layer"``: for every
+            container of leaves, such as a convolution with its bias.
+        memory_budget_bytes: As for :func:`empirical_ntk`.
+
+    Returns:
+        By name (keys joined by ``/``, in the order of the pytree), shares that sum to
+        :func:`empirical_ntk`; tensors that the outputs do not depend on have none.
+
+    Raises:
+        InputError: It does not fit the budget, or the inputs are no such model.
+
+    Cost: that of the kernel, and ``8 (n c)^2`` bytes for each share.
+    """
+    n, c = _check(apply_fn, params, x, "ttp")
+    budget = memory.resolve_budget(memory_budget_bytes)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [
+        "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) or "all"
+        for path in (path if by == "tensor" else path[:-1] for path in paths)
+    ]
+    # One kernel is in the plan already.
+    rest = budget - 8 * (n * c) ** 2 * (len(set(names)) - 1)
+    if 8 * (n * c) ** 2 > rest:
+        raise fitting.too_small(8 * (n * c) ** 2 - rest)
+    with jax.default_matmul_precision("highest"):
+        shares = _own(apply_fn, params, x, n, c, rest, lambda leaf: names[leaf])
+    return {name: shares[name] for name in dict.fromkeys(names) if name in shares}
 
 
 def estimate(
@@ -151,12 +194,21 @@ _NEURAL_TANGENTS = {
 }
 
 
-def _own(apply_fn: ApplyFn, params: Params, x: Any, n: int, c: int, budget: int):
+def _own(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    n: int,
+    c: int,
+    budget: int,
+    share_of: Callable[[int], Hashable],
+) -> dict[Hashable, np.ndarray]:
+    """The kernel in shares: each parameter leaf adds to that which ``share_of`` names."""
     model = programs.shape_of(params), x.shape[1:], x.dtype
     traced = programs.kept(apply_fn, model, lambda: taps.trace(apply_fn, params, x))
     made = plan.make(traced, n=n, c=c, budget_bytes=budget)
     leaves = [jnp.asarray(v) for v in jax.tree.leaves(params)]
-    total = gram.Gram(n * c, made.panel_columns)
+    shares: dict[Hashable, gram.Gram] = {}
     with progress.bar("kernel", n * made.jacobian_passes) as advance:
         for group in made.groups:
 
@@ -182,16 +234,19 @@ def _own(apply_fn: ApplyFn, params: Params, x: Any, n: int, c: int, budget: int)
                     jax.block_until_ready(found[-1])
                     advance(b)
                 for factor in group.factors:
+                    share = share_of(factor.leaf)
+                    if share not in shares:
+                        shares[share] = gram.Gram(n * c, made.panel_columns)
                     # Handed over, not kept: the next pass needs the memory.
                     _add(
-                        total,
+                        shares[share],
                         made,
                         factor.kind,
                         traced.taps.get(factor.leaf),
                         [f.pop(factor.leaf) for f in found],
                         columns,
                     )
-    return total.finish()
+    return {name: share.finish() for name, share in shares.items()}
 
 
 def _column_ranges(

@@ -1,0 +1,88 @@
+"""Projections are unbiased, fall as they should, and are the same for every sample."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernel import oracle
+from ttp_jax.kernel.sketch import Sketch, sketched_jacobian
+from ttp_jax.spectrum import of_factor, of_gram
+
+PROJECTIONS = ("kronecker", "coordinates", "very_sparse", "count_sketch")
+
+
+def estimates(model, projection, dimension, seeds):
+    apply_fn, params, x, _ = oracle.reference(model)
+    for seed in seeds:
+        z = sketched_jacobian(apply_fn, params, x, Sketch(projection, dimension, seed))
+        yield z @ z.T
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_unbiased_over_seeds(projection):
+    """The mean of the trace and of the whole against their scatter."""
+    theta = oracle.reference(oracle.mlp)[3]
+    runs = 600
+    found = np.stack(list(estimates(oracle.mlp, projection, 20, range(runs))))
+    error = found.std(0) / np.sqrt(runs)
+    deviation = (found.mean(0) - theta) / error
+    # 406 entries: their greatest deviation, and their mean square, which is one.
+    assert np.abs(deviation).max() < 4.5
+    assert 0.4 < np.mean(deviation**2) < 2.5
+    assert (found.std(0) > 1e-3 * np.abs(theta).max()).any()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("projection", "power"),
+    [("coordinates", 1.0), ("very_sparse", 1.0), ("count_sketch", 1.0), ("kronecker", 0.6)],
+)
+def test_error_falls_with_the_dimension(projection, power):
+    """Squared, as ``1/d``; where ``d`` grows on two sides at once, nearer its root."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(6, 64)))
+    w, out = jnp.asarray(rng.normal(size=(64, 48)) / 8), rng.normal(size=(48, 2))
+
+    def apply_fn(w, x):
+        return jnp.tanh(x @ w) @ out
+
+    theta = oracle.explicit(apply_fn, w, x)
+    dimensions = np.array([16, 64, 256])
+    errors = [
+        np.mean(
+            [
+                np.linalg.norm(z @ z.T - theta) ** 2
+                for z in (
+                    sketched_jacobian(apply_fn, w, x, Sketch(projection, int(d), seed))
+                    for seed in range(80)
+                )
+            ]
+        )
+        for d in dimensions
+    ]
+    slope = -np.polyfit(np.log(dimensions), np.log(errors), 1)[0]
+    np.testing.assert_allclose(slope, power, atol=0.15)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_dimension_that_holds_everything_is_exact(model, projection):
+    apply_fn, params, x, theta = oracle.reference(model)
+    z = sketched_jacobian(apply_fn, params, x, Sketch(projection, 1000))
+    np.testing.assert_allclose(z @ z.T, theta, rtol=1e-10, atol=1e-10 * theta.max())
+    exact, found = of_gram(theta), of_factor(z)
+    kept = exact.eigvals > 1e-8 * exact.eigvals[0]
+    np.testing.assert_allclose(found.eigvals[: kept.sum()], exact.eigvals[kept], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_one_projection_for_all_samples(projection):
+    """A sample's row does not depend on which others are there."""
+    apply_fn, params, x, _ = oracle.reference(oracle.resnet)
+    sketch = Sketch(projection, 16)
+    together = sketched_jacobian(apply_fn, params, x, sketch)
+    alone = [sketched_jacobian(apply_fn, params, x[i : i + 1], sketch) for i in range(7)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-9, atol=1e-9)

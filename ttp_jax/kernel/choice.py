@@ -1,0 +1,143 @@
+"""One description of a kernel: which parameters and outputs it covers, and how it is made."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ttp_jax.kernel import classes, fitting, memory
+from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
+from ttp_jax.kernel.sketch import Projection, Sketch, sketched_jacobian
+from ttp_jax.types import ApplyFn, InputError, Params
+
+KernelName = Literal[
+    "exact",
+    "nt_jacobian_contraction",
+    "nt_vector_products",
+    "kronecker",
+    "coordinates",
+    "very_sparse",
+    "count_sketch",
+]
+_EXACT: dict[str, Implementation] = {
+    "exact": "ttp",
+    "nt_jacobian_contraction": "nt_jacobian_contraction",
+    "nt_vector_products": "nt_vector_products",
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What stands for ``Theta`` in a prediction.
+
+    Args:
+        name: ``"exact"`` (ours), ``"nt_..."`` (neural-tangents' two), or a projection of
+            :class:`ttp_jax.kernel.sketch.Sketch`.
+        outputs: What is kept between outputs (:data:`ttp_jax.kernel.classes.Outputs`).
+        dimension: Of a projection, for each tensor.
+        seed: Of a projection.
+    """
+
+    name: KernelName = "exact"
+    outputs: classes.Outputs = "full"
+    dimension: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, value, of in (
+            ("kernel", self.name, KernelName),
+            ("outputs", self.outputs, classes.Outputs),
+        ):
+            if value not in get_args(of):
+                raise InputError(
+                    f"{what} must be one of {', '.join(get_args(of))}, got {value!r}"
+                )
+        self._sketch()
+
+    def _sketch(self) -> Sketch | None:
+        if self.name in _EXACT:
+            return None
+        return Sketch(cast(Projection, self.name), self.dimension, self.seed)
+
+    def _covered(self, apply_fn: ApplyFn, params: Params, x: Any) -> classes.Part:
+        """The model whose own kernel is taken."""
+        if self.outputs == "last_layer":
+            return classes.last_layer(apply_fn, params, x)
+        if self.outputs == "sum_of_logits":
+            return classes.Part(classes.sum_of_logits(apply_fn), params)
+        return classes.Part(apply_fn, params)
+
+    def compute(
+        self,
+        apply_fn: ApplyFn,
+        params: Params,
+        x: Any,
+        *,
+        memory_budget_bytes: int | None = None,
+    ) -> Float[np.ndarray, "nc nc"]:
+        """The kernel ``[n*c, n*c]``; arguments and errors as for ``empirical_ntk``."""
+        c = jax.eval_shape(apply_fn, params, x[:1]).shape[1]
+        covered = self._covered(apply_fn, params, x)
+        of = covered.apply_fn, covered.params, x
+        sketch = self._sketch()
+        if sketch is None:
+            theta = empirical_ntk(
+                *of,
+                implementation=_EXACT[self.name],
+                memory_budget_bytes=memory_budget_bytes,
+            )
+        else:
+            z = sketched_jacobian(*of, sketch, memory_budget_bytes=memory_budget_bytes)
+            theta = z @ z.T
+        if self.outputs == "sum_of_logits":
+            return classes.for_all_outputs(theta, c)
+        if self.outputs == "class_block":
+            return classes.block_diagonal(theta, c)
+        if self.outputs == "trace":
+            return classes.mean_block(theta, c)
+        return theta
+
+    def cost(
+        self,
+        apply_fn: ApplyFn,
+        params: Params,
+        x: Any,
+        *,
+        memory_budget_bytes: int | None = None,
+    ) -> KernelCost:
+        """What it will take, without computing it.
+
+        Raises:
+            InputError: What :meth:`compute` would refuse.
+        """
+        covered = self._covered(apply_fn, params, x)
+        n, c = len(x), jax.eval_shape(apply_fn, params, x[:1]).shape[1]
+        size, budget = 8 * (n * c) ** 2, memory.resolve_budget(memory_budget_bytes)
+        if size > budget:
+            raise fitting.too_small(size - budget)
+        sketch = self._sketch()
+        found = estimate(
+            covered.apply_fn,
+            covered.params,
+            x,
+            implementation=_EXACT.get(self.name, "ttp"),
+            memory_budget_bytes=budget,
+        )
+        if sketch is None:
+            return found
+        tensors = jax.tree.leaves(covered.params)
+        columns = sum(min(v.size, sketch.dimension) for v in tensors)
+        outputs = jax.eval_shape(covered.apply_fn, covered.params, x[:1]).shape[1]
+        passes = (1 + 2 * outputs) * found.forward_flops_per_sample * n
+        product = 2.0 * (n * outputs) ** 2 * columns
+        return dataclasses.replace(
+            found,
+            memory_bytes=min(budget, size + 8 * n * outputs * columns),
+            gram_bytes=size,
+            flops=passes + product,
+            seconds=found.seconds * (passes + product) / found.flops,
+            jacobian_passes=1,
+        )

@@ -1,0 +1,213 @@
+"""The kernel at less cost: per-sample gradients projected to few random numbers.
+
+Every tensor ``l`` of the parameters has a projection ``R_l`` with ``E[R_l R_l^T] = I`` of its
+own (gradients differ in scale by tensor), the same for all samples, so that
+``Z_l = J_l R_l`` is a factor with ``E[Z Z^T] = sum_l J_l J_l^T = Theta``.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ttp_jax import chunks, progress
+from ttp_jax.kernel import factors, fitting, memory, programs, taps
+from ttp_jax.types import ApplyFn, InputError, Params
+
+Projection = Literal["kronecker", "coordinates", "very_sparse", "count_sketch"]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Which projection, and to how many numbers a tensor.
+
+    ``kronecker``: ``R = S_in (x) S_out``, signs on both sides of a layer's product
+    ``patches^T cotangents``, which is then never formed: the cheapest. ``coordinates``:
+    entries of the tensor drawn with replacement. ``very_sparse``: sums of about the square
+    root of all entries, with random signs (Li, Hastie and Church, KDD 2006, at the density
+    ``1/sqrt(size)``). ``count_sketch``: every entry, with a random sign, to a random bucket
+    (Charikar, Chen and Farach-Colton, 2002).
+    """
+
+    projection: Projection = "kronecker"
+    dimension: int = 256
+    """Numbers a tensor; one with no more entries is kept as it is."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.projection not in get_args(Projection):
+            raise InputError(
+                f"projection must be one of {', '.join(get_args(Projection))}, got "
+                f"{self.projection!r}"
+            )
+        if self.dimension < 1:
+            raise InputError(f"sketch dimension must be at least 1, got {self.dimension}")
+
+
+def sketched_jacobian(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    sketch: Sketch,
+    *,
+    memory_budget_bytes: int | None = None,
+) -> Float[np.ndarray, "nc d"]:
+    """A factor ``Z`` of the kernel, ``E[Z Z^T] = Theta`` over the seeds of the sketch.
+
+    The relative error of ``Z Z^T`` falls as ``1/sqrt(dimension)``; that of ``kronecker``,
+    whose dimension grows on two sides at once, as its root.
+
+    Args:
+        apply_fn: The model, as :func:`ttp_jax.kernel.empirical.empirical_ntk` takes it.
+        params: Pytree of the parameters to differentiate.
+        x: Inputs, first axis ``n``.
+        sketch: The projection.
+        memory_budget_bytes: For a chunk of samples; half of the free memory by default.
+
+    Returns:
+        float64 ``[n*c, d]``, sample-major, ``d`` the dimensions of all tensors together. The
+        spectrum of the kernel is that of its singular values
+        (:func:`ttp_jax.spectrum.of_factor`).
+
+    Raises:
+        InputError: Not even one sample fits.
+
+    Cost: one forward and ``c`` backward passes a sample; for each tensor of ``k`` inputs and
+    ``o`` outputs, used at ``S`` positions, and dimension ``d = d1 d2``:
+    ``S (k d1 + c o d2 + c d)`` operations (``kronecker``), ``c S d`` (``coordinates``), else
+    ``c S k o``. No ``(n c)^2 p``.
+
+    Breaks when a sample's output depends on other samples.
+    """
+    model = programs.shape_of(params), x.shape[1:], x.dtype
+    traced = programs.kept(apply_fn, model, lambda: taps.trace(apply_fn, params, x))
+    group = factors.Group(
+        tuple(factors.Factor(leaf, "rows") for leaf in (*traced.taps, *traced.loose))
+    )
+    jacobian = factors.chunk_jacobian(traced, group)
+    leaves = [jnp.asarray(v) for v in jax.tree.leaves(params)]
+    # Drawn outside the program: XLA takes minutes to fold random constants into it.
+    drawn = {factor.leaf: _draw(sketch, traced, factor.leaf) for factor in group.factors}
+
+    def project(leaves, part, drawn):
+        made = jacobian(leaves, part, 0)
+        blocks = []
+        for leaf in sorted(made):
+            if leaf in traced.taps:
+                inputs, derivatives = made[leaf]
+                product = traced.taps[leaf].product
+                blocks.append(_tapped(sketch, product, inputs, derivatives, drawn[leaf]))
+            else:
+                blocks.append(_rows(sketch, made[leaf], drawn[leaf]))
+        return jnp.concatenate(blocks, axis=1)
+
+    def compiled_for(size: int):
+        like = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+        return programs.kept(
+            apply_fn,
+            (model, sketch.projection, sketch.dimension, size),
+            lambda: jax.jit(project).lower(leaves, like, drawn).compile(),
+        )
+
+    with jax.default_matmul_precision("highest"):
+        pieces, compiled = fitting.largest_that_fits(
+            compiled_for,
+            n=len(x),
+            start=min(len(x), LARGEST_CHUNK),
+            budget_bytes=memory.resolve_budget(memory_budget_bytes),
+        )
+        found = []
+        with progress.bar("sketched kernel", len(x)) as advance:
+            for piece in pieces:
+                rows = compiled(leaves, chunks.take(x, piece, pieces[0].stop), drawn)
+                c = len(rows) // pieces[0].stop
+                count = piece.stop - piece.start
+                found.append(np.asarray(rows, np.float64)[: count * c])
+                advance(count)
+    return np.concatenate(found)
+
+
+LARGEST_CHUNK = 32
+"""Past this many samples a chunk is no faster and only larger."""
+
+
+def _draw(sketch: Sketch, traced: taps.Traced, leaf: int) -> dict[str, np.ndarray]:
+    """The random numbers of one tensor, the same on every machine."""
+    rng = np.random.Generator(np.random.Philox([sketch.seed, leaf]))
+    shape, d = traced.leaves[leaf].shape, sketch.dimension
+    size = math.prod(shape)
+
+    def signs(*shape: int) -> np.ndarray:
+        return 2.0 * rng.integers(0, 2, shape).astype(np.float32) - 1.0
+
+    if size <= d:
+        return {}
+    product = traced.taps[leaf].product if leaf in traced.taps else None
+    if sketch.projection == "kronecker" and product is not None:
+        d_out = min(product.fan_out, math.isqrt(d))
+        d_in = min(product.fan_in, d // d_out)
+
+        def side(size: int, to: int) -> np.ndarray:
+            if size == to and product.groups == 1:
+                return np.eye(size, dtype=np.float32)[None]
+            return signs(product.groups, size, to) / math.sqrt(to)
+
+        return {"in": side(product.fan_in, d_in), "out": side(product.fan_out, d_out)}
+    if sketch.projection == "coordinates" and product is not None:
+        group = rng.integers(0, product.groups, d)
+        return {
+            "in": group * product.fan_in + rng.integers(0, product.fan_in, d),
+            "out": group * product.fan_out + rng.integers(0, product.fan_out, d),
+        }
+    if sketch.projection in ("count_sketch", "kronecker"):
+        # A tensor that is no matrix product has no two sides.
+        return {"bucket": rng.integers(0, d, size), "signs": signs(size)}
+    summed = 1 if sketch.projection == "coordinates" else math.isqrt(size)
+    return {"columns": rng.integers(0, size, (d, summed)), "signs": signs(d, summed)}
+
+
+def _tapped(
+    sketch: Sketch,
+    product: taps.Product,
+    inputs: jax.Array,
+    derivatives: jax.Array,
+    drawn: dict[str, jax.Array],
+) -> jax.Array:
+    """Rows ``[b*c, d]`` of a parameter that enters through one matrix product."""
+    if "in" not in drawn:
+        rows = factors.rows(product, inputs, derivatives, 0, None)
+        return _rows(sketch, rows, drawn)
+    patches = jax.vmap(product.patches)(inputs)  # [b, groups, S, k]
+    cotangents = jax.vmap(jax.vmap(product.cotangents))(derivatives)  # [c, b, groups, S, o]
+    if sketch.projection == "coordinates":
+        left, right = _picked(patches, drawn["in"]), _picked(cotangents, drawn["out"])
+        rows = jnp.einsum("bsd,cbsd->bcd", left, right)
+        rows = rows * math.sqrt(product.columns / sketch.dimension)
+    else:
+        dtype = patches.dtype
+        left = jnp.einsum("bgsk,gkd->bgsd", patches, drawn["in"].astype(dtype))
+        right = jnp.einsum("cbgso,goe->cbgse", cotangents, drawn["out"].astype(dtype))
+        rows = jnp.einsum("bgsd,cbgse->bcde", left, right)
+    return rows.reshape(rows.shape[0] * rows.shape[1], -1)
+
+
+def _picked(values: jax.Array, columns: jax.Array) -> jax.Array:
+    """Columns of ``[..., groups, S, k]``, groups side by side, as ``[..., S, d]``."""
+    flat = values.swapaxes(-3, -2)
+    return flat.reshape(*flat.shape[:-2], -1)[..., columns]
+
+
+def _rows(sketch: Sketch, rows: jax.Array, drawn: dict[str, jax.Array]) -> jax.Array:
+    """Rows ``[b*c, columns]`` to ``[b*c, d]``; as they are where they are as short."""
+    if "bucket" in drawn:
+        signed = (rows * drawn["signs"].astype(rows.dtype)).T
+        return jax.ops.segment_sum(signed, drawn["bucket"], num_segments=sketch.dimension).T
+    if "columns" in drawn:
+        d, summed = drawn["columns"].shape
+        picked = rows[:, drawn["columns"]] * drawn["signs"].astype(rows.dtype)
+        return picked.sum(axis=2) * math.sqrt(rows.shape[1] / (summed * d))
+    return rows
