@@ -36,3 +36,10 @@ def test_the_command_line_loads_no_data_sets():
     loaded = loaded_after("import ttp_jax.cli")
     assert not loaded.intersection({"tensorflow", "tensorflow_datasets", "neural_tangents"})
     assert "matplotlib" not in loaded
+
+
+def test_a_function_stays_one_whatever_was_imported_before():
+    loaded_after(
+        "import ttp_jax.study, ttp_jax as ttp; from ttp_jax.finetune import optax_of;"
+        "assert callable(ttp.finetune) and callable(ttp.predict)"
+    )

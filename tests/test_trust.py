@@ -31,7 +31,9 @@ def test_moved_weights_are_explicit_ones():
     task = linear.task("mse")
     J, w0 = linear.jacobian(task)
     alpha = np.random.default_rng(0).normal(size=(task.n, task.c))
-    w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.25)
+    w = outputs.moved_weights(
+        task.apply_fn, task.params, task.x, alpha, [(0.25, task.params)]
+    )
     flat = jax.flatten_util.ravel_pytree(w)[0]
     np.testing.assert_allclose(flat, 0.75 * w0 - J.T @ alpha.reshape(-1), atol=1e-12)
 
@@ -42,8 +44,10 @@ def test_chunks_do_not_show(monkeypatch):
     alpha = np.arange(33.0).reshape(task.n, task.c)
 
     def all_of_it():
-        w = outputs.moved_weights(task.apply_fn, task.params, task.x, alpha, 0.1)
-        q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
+        w = outputs.moved_weights(
+            task.apply_fn, task.params, task.x, alpha, [(0.1, task.params)]
+        )
+        q0 = outputs.jvp(task.apply_fn, task.params, task.x, task.params)
         return [q0, *jax.tree.leaves(w)]
 
     whole = all_of_it()

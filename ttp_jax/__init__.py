@@ -5,6 +5,8 @@ a prediction. Beside it, fine-tuning runs the same task for real.
 """
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING
 
 from ttp_jax._version import __version__
@@ -46,7 +48,18 @@ def __getattr__(name: str):
     """Load what is asked for when it is asked for: optax and scipy take their time."""
     if name not in _HOME:
         raise AttributeError(f"module 'ttp_jax' has no attribute {name!r}")
-    # A function may share its name with its module (finetune): bind the function.
     value = getattr(importlib.import_module(f"ttp_jax.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(types.ModuleType):
+    """A function may share its name with its module: importing that keeps the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOME and isinstance(value, types.ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

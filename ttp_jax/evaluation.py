@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
 from ttp_jax.types import Curve, ThresholdRule
 
-PREDICTION_PARTS = ("forward_s", "kernel_s", "solve_s", "trust_s", "timing_s")
+PREDICTION_PARTS = (
+    "calibrate_s",
+    "forward_s",
+    "kernel_s",
+    "solve_s",
+    "trust_s",
+    "timing_s",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def cost(predicted: Curve | None, measured: Curve | None) -> dict[str, float | N
     """
     predict_s = kernel_s = finetune_s = ratio = ratio_flops = None
     if predicted is not None:
-        predict_s = sum(predicted.timings[part] for part in PREDICTION_PARTS)
+        predict_s = sum(predicted.timings.get(part, 0.0) for part in PREDICTION_PARTS)
         kernel_s = predicted.timings["kernel_s"]
     if measured is not None:
         finetune_s = measured.timings["train_s"]

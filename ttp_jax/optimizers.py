@@ -78,10 +78,11 @@ class SGD:
 
         ``q = J w`` and ``origin = q_0 - f_0`` for decay toward zero, ``q = J (w - w_0)``
         and ``origin = -f_0`` for decay toward the initial weights, zeros without decay.
+        With decay toward weights that were left some steps ago ``q_0 = J (w - w_0)``.
         """
         if not self.weight_decay:
             return np.zeros_like(f0)
-        if self.decay_toward == "initial":
+        if self.decay_toward == "initial" and q0 is None:
             return -f0
         if q0 is None:
             raise ValueError("weight decay toward zero needs q0 = J w_0")

@@ -1,5 +1,6 @@
 """A model over many samples: its cost, Jacobian products and the weights they lead to."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -31,14 +32,16 @@ def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
     return float(counted.get("flops", 0.0))
 
 
-def jvp_of_weights(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n c"]:
-    """``q_0 = J w_0``: how the outputs answer to scaling all weights. One JVP a sample."""
+def jvp(
+    apply_fn: ApplyFn, params: Params, x, direction: Params
+) -> Float[np.ndarray, "n c"]:
+    """``J d``: how the outputs answer to moving the weights along ``d``. A JVP a sample."""
 
     @jax.jit
-    def product(params, part):
-        return jax.jvp(lambda w: apply_fn(w, part), (params,), (params,))[1]
+    def product(params, direction, part):
+        return jax.jvp(lambda w: apply_fn(w, part), (params,), (direction,))[1]
 
-    return chunks.map_samples(lambda part: product(params, part), x)
+    return chunks.map_samples(lambda part: product(params, direction, part), x)
 
 
 def moved_weights(
@@ -46,16 +49,16 @@ def moved_weights(
     params: Params,
     x,
     alpha: Float[np.ndarray, "n c"],
-    shrink: float,
+    along: Sequence[tuple[float, Params]] = (),
 ) -> Params:
-    """``w = (1 - shrink) w_0 - J^T alpha``: the weights of a linearised prediction.
+    """``w = w_0 - sum_d s_d d - J^T alpha``: the weights of a linearised prediction.
 
     Args:
         apply_fn: The model.
         params: ``w_0``.
         x: Inputs ``[n, ...]``.
         alpha: Coefficients of the outputs' gradients.
-        shrink: How much of ``w_0`` weight decay has taken.
+        along: Coefficients ``s_d`` of other directions ``d``.
 
     Cost: one VJP a sample.
     """
@@ -65,7 +68,9 @@ def moved_weights(
         (step,) = jax.vjp(lambda p: apply_fn(p, part), params)[1](a)
         return jax.tree.map(jnp.subtract, w, step)
 
-    w = jax.tree.map(lambda leaf: (1 - shrink) * jnp.asarray(leaf), params)
+    w = jax.tree.map(lambda leaf: jnp.array(leaf), params)
+    for size, direction in along:
+        w = jax.tree.map(lambda a, d, size=size: a - size * d, w, direction)
     dtype = jax.eval_shape(apply_fn, params, x[:1]).dtype
     pieces = chunks.even(len(x), 128)
     size = pieces[0].stop

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax import outputs, spectrum, trust
+from ttp_jax import calibration, outputs, spectrum, trust
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
@@ -39,6 +39,7 @@ def predict(
     paths: int = 0,
     noise: Noise = "exact",
     effective_rate: bool = False,
+    calibrate_steps: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -65,6 +66,9 @@ def predict(
             ``"sde"``.
         effective_rate: Replace momentum by the rate ``eta/(1 - mu)``. The two continuous
             solvers do so always.
+        calibrate_steps: Take so many real steps first, linearise there, carry the momentum
+            over and predict the rest (solver ``"simulate"``). 0, the default, predicts
+            without training.
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
@@ -91,28 +95,48 @@ def predict(
         every=every,
         paths=paths,
         noise=noise,
+        calibrate_steps=calibrate_steps,
         memory_budget_bytes=memory_budget_bytes,
     )
     if effective_rate:
         sgd = sgd.at_effective_rate(steps)
     timings = {}
+    with measured() as part, bar("real steps", None):
+        start = calibration.at_the_start(task)
+        if calibrate_steps:
+            start = calibration.real_steps(
+                task,
+                sgd,
+                calibrate_steps=calibrate_steps,
+                steps=steps,
+                read=read,
+                seed=seed,
+            )
+    timings["calibrate_s"], timings["compile_s"] = part.run_s, part.compile_s
+
     with measured() as part, bar("outputs at the start", None):
         forward = jax.jit(task.apply_fn)
-        f0 = map_samples(lambda part: forward(task.params, part), task.x)
+        f0 = map_samples(lambda part: forward(start.params, part), task.x)
         if not np.isfinite(f0).all():
             raise InputError(
                 "the model's outputs must be finite, got NaN or infinite ones at the start; "
                 "check the weights and the preprocessing"
             )
         targets = task.targets
-        q0 = None
-        if sgd.weight_decay and sgd.decay_toward == "zero":
-            q0 = outputs.jvp_of_weights(task.apply_fn, task.params, task.x)
-    timings["forward_s"], timings["compile_s"] = part.run_s, part.compile_s
+        q0 = u0 = None
+        decayed = start.params
+        if sgd.decay_toward == "initial":
+            decayed = jax.tree.map(jnp.subtract, start.params, task.params)
+        if sgd.weight_decay and (sgd.decay_toward == "zero" or calibrate_steps):
+            q0 = outputs.jvp(task.apply_fn, start.params, task.x, decayed)
+        if start.velocity is not None:
+            u0 = outputs.jvp(task.apply_fn, start.params, task.x, start.velocity)
+    timings["forward_s"] = part.run_s
+    timings["compile_s"] += part.compile_s
 
     with measured() as part:
         theta = _described(kernel).compute(
-            task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
+            task.apply_fn, start.params, task.x, memory_budget_bytes=memory_budget_bytes
         )
     timings["kernel_s"] = part.run_s
     timings["compile_s"] += part.compile_s
@@ -123,7 +147,9 @@ def predict(
         if solver == "flow":
             path = flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
         elif solver == "simulate":
-            path = simulate(theta, f0, targets, sgd, **common, **random)
+            path = simulate(
+                theta, f0, targets, sgd, first=start.steps, u0=u0, **common, **random
+            )
         elif solver in ("sde", "ode"):
             random["paths"] = paths or 32
             path = sde(
@@ -147,9 +173,11 @@ def predict(
     with measured() as part, bar("linearisation gap", None):
 
         def gap(at) -> float:
-            alpha = at.alpha.reshape(f0.shape)
+            along = [(float(at.shrink), decayed)]
+            if start.velocity is not None:
+                along.append((float(at.coast), start.velocity))
             w = outputs.moved_weights(
-                task.apply_fn, task.params, task.x, alpha, float(at.shrink)
+                task.apply_fn, start.params, task.x, at.alpha.reshape(f0.shape), along
             )
             f = map_samples(lambda part: forward(w, part), task.x)
             return trust.linearization_gap(f, at.outputs, f0)
@@ -171,16 +199,18 @@ def predict(
     timings["compile_s"] += part.compile_s
     return Curve(
         steps=read,
-        loss=path.loss,
-        accuracy=path.accuracy,
-        loss_quantiles=path.loss_quantiles,
-        accuracy_quantiles=path.accuracy_quantiles,
+        loss=np.concatenate([start.loss, path.loss]),
+        accuracy=np.concatenate([start.accuracy, path.accuracy]),
+        loss_quantiles=_preceded(start.loss, path.loss_quantiles),
+        accuracy_quantiles=_preceded(start.accuracy, path.accuracy_quantiles),
         seconds=read * timings["step_s"],
         trust=verdict,
         timings=timings,
         flops=expected.flops
         + expected.forward_flops_per_sample
         * (9 * task.n + 3 * _TIMED_STEPS * (sgd.batch_size or task.n))
+        + expected.forward_flops_per_sample
+        * (3 * calibrate_steps * (sgd.batch_size or task.n) + task.n * len(start.loss))
         + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2,
     )
 
@@ -195,6 +225,7 @@ def cost_ahead(
     every: int = 1,
     paths: int = 0,
     noise: Noise = "exact",
+    calibrate_steps: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:
     """What the kernel of a prediction will cost; nothing is computed yet.
@@ -221,6 +252,15 @@ def cost_ahead(
             and sgd.batch_size is not None
             and sgd.sampling == "shuffle",
         )
+    if not 0 <= calibrate_steps < steps:
+        raise InputError(
+            f"calibrate_steps must lie in 0..{steps - 1} (fewer than the steps), got "
+            f"{calibrate_steps}"
+        )
+    if calibrate_steps and solver != "simulate":
+        raise InputError(
+            f"calibrate_steps needs solver 'simulate', got {solver!r}; leave it at 0"
+        )
     if paths < 0:
         raise InputError(f"paths must not be negative, got {paths}")
     if paths and solver not in ("simulate", "sde"):
@@ -235,6 +275,13 @@ def cost_ahead(
     return described.cost(
         task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
     )
+
+
+def _preceded(seen, quantiles):
+    """Bands of the part that was really run: none, its own value at every level."""
+    if quantiles is None:
+        return None
+    return {level: np.concatenate([seen, values]) for level, values in quantiles.items()}
 
 
 def _described(kernel: KernelName | Kernel) -> Kernel:

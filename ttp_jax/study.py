@@ -89,6 +89,8 @@ class Config:
     """Noise of the batches in the solvers moments, moments_sde and sde."""
     effective_rate: bool = False
     """Treat momentum as the learning rate lr/(1 - momentum)."""
+    calibrate_steps: int = 0
+    """Take so many real steps first, and predict the rest from there."""
     kernel: KernelName = "exact"
     """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
     kernel_outputs: Outputs = "full"
@@ -254,6 +256,7 @@ def run(
         "every": built.every,
         "paths": config.paths,
         "noise": config.noise,
+        "calibrate_steps": config.calibrate_steps,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
     lines = [

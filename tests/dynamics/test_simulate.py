@@ -32,7 +32,7 @@ BATCHES = [
 def predicted_path(task, sgd, *, seed, every=1, paths=1):
     J, w0 = linear.jacobian(task)
     f0 = np.asarray(task.apply_fn(task.params, task.x))
-    q0 = (J @ w0).reshape(f0.shape)
+    q0 = (J @ w0).reshape(f0.shape) if sgd.decay_toward == "zero" else None
     return simulate(
         J @ J.T,
         f0,

@@ -31,6 +31,7 @@ class Waypoint(NamedTuple):
     alpha: Any
     shrink: Any
     passed: Any
+    coast: Any = 0.0
 
     def update(self, now: "Waypoint", loss: jax.Array, first: jax.Array) -> "Waypoint":
         """Itself, or ``now`` where the loss is there for the first time."""
@@ -40,7 +41,8 @@ class Waypoint(NamedTuple):
     @classmethod
     def none(cls, f0: jax.Array) -> "Waypoint":
         """Before it is passed."""
-        return cls(f0, jnp.zeros(f0.size), jnp.zeros(()), jnp.zeros((), bool))
+        none = jnp.zeros(())
+        return cls(f0, jnp.zeros(f0.size), none, jnp.zeros((), bool), none)
 
     def settled(self) -> "Waypoint | None":
         """As NumPy arrays; ``None`` if it was never passed."""
@@ -51,8 +53,9 @@ class Waypoint(NamedTuple):
 class Path:
     """Loss and accuracy of the linearised model at the steps that were read.
 
-    The weights at the last step are ``(1 - shrink) w_0 - J^T alpha`` with ``alpha``
-    flattened sample-major, and the outputs there are ``outputs``: what is needed to ask
+    The weights at the last step are ``(1 - shrink) w_0 - J^T alpha - coast v_0`` with
+    ``alpha`` flattened sample-major and ``v_0`` the velocity at the start, if there was one;
+    the outputs there are ``outputs``: what is needed to ask
     how far the true model has moved from its linearisation. For the moments of a random
     path these are the means.
     """
@@ -63,6 +66,7 @@ class Path:
     outputs: Float[np.ndarray, "n c"]
     alpha: Float[np.ndarray, " nc"]
     shrink: float
+    coast: float = 0.0
     waypoint: Waypoint | None = None
     loss_quantiles: Mapping[float, np.ndarray] | None = None
     """Over random paths, by level; ``None`` where there is one path."""

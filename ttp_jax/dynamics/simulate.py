@@ -19,10 +19,11 @@ OTHER_SEEDS = 1_000_003
 
 
 class _State(NamedTuple):
-    """Outputs and velocity twice: as functions, and as coefficients of ``w_0`` and ``J^T``.
+    """Outputs and velocity, as functions and as coefficients of ``J^T``, ``w_0`` and ``v_0``.
 
-    ``f = f_0 - Theta alpha - shrink q_0``; ``w = (1 - shrink) w_0 - J^T alpha``; velocity
-    ``u = J v``, ``v = J^T beta + pull w_0``.
+    ``f = f_0 - Theta alpha - shrink q_0 - coast u_0``; the weights are
+    ``(1 - shrink) w_0 - J^T alpha - coast v_0``; velocity ``u = J v``,
+    ``v = J^T beta + pull w_0 + speed v_0``.
     """
 
     f: Array
@@ -31,6 +32,8 @@ class _State(NamedTuple):
     beta: Array
     shrink: Array
     pull: Array
+    coast: Array
+    speed: Array
 
 
 def simulate(
@@ -45,6 +48,8 @@ def simulate(
     seed: int = 0,
     every: int = 1,
     paths: int = 1,
+    first: int = 0,
+    u0: Float[np.ndarray, "n c"] | None = None,
 ) -> Path:
     """SGD of ``f_0 + J (w - w_0)`` without ever forming ``w``.
 
@@ -63,11 +68,16 @@ def simulate(
         sgd: The optimiser.
         loss: ``"mse"`` or ``"cross_entropy"``.
         steps: ``T``.
-        q0: ``J w_0``, needed with weight decay toward zero.
+        q0: ``J w_0``, needed with weight decay toward zero; ``J (w_0 - w)`` toward weights
+            ``w`` other than those at the start.
         seed: Of the stream of mini-batches.
         every: Read loss and accuracy every so many steps.
         paths: With more than one, the quantiles over so many other streams come with the
             path of ``seed``: how much of a curve is the luck of its batches.
+        first: Steps that were really taken before: schedule and stream go on from there.
+            The path then has the steps from there on, and reads ``first`` itself, where
+            ``every`` does, and all later ones that ``every`` does.
+        u0: ``J v_0``, the velocity they have left.
 
     Raises:
         InputError: Arguments out of range.
@@ -80,10 +90,16 @@ def simulate(
     """
     n, c = f0.shape
     read = read_steps(steps, every)
+    read = read[read >= first] - first
     origin = sgd.decay_origin(f0, q0)
-    batches = sgd.batches(n, steps, seed)
+
+    def stream(seed: int):
+        batches = sgd.batches(n, steps, seed)
+        return None if batches is None else batches[first:]
+
+    batches = stream(seed)
     with jax.enable_x64(True):
-        per_step = {"eta": jnp.asarray(sgd.learning_rates(steps))}
+        per_step = {"eta": jnp.asarray(sgd.learning_rates(steps)[first:])}
         if batches is not None:
             per_step["batch"] = jnp.asarray(batches)
         f64 = partial(jnp.asarray, dtype=jnp.float64)
@@ -92,23 +108,25 @@ def simulate(
             f64(f0),
             f64(targets),
             f64(origin),
+            f64(np.zeros_like(f0) if u0 is None else u0),
             per_step,
             sgd.momentum,
             sgd.weight_decay,
             loss=loss,
             nesterov=sgd.nesterov,
-            to_zero=sgd.decay_toward == "zero",
+            along_q0=q0 is not None,
         )
         bands = {}
         if paths > 1 and batches is not None:
             seeds = range(seed + OTHER_SEEDS, seed + OTHER_SEEDS + paths)
-            streams = [np.asarray(sgd.batches(n, steps, other)) for other in seeds]
+            streams = [np.asarray(stream(other)) for other in seeds]
             per_step["batch"] = jnp.asarray(np.stack(streams, axis=1))
             values = _scan_many(
                 f64(theta),
                 f64(f0),
                 f64(targets),
                 f64(origin),
+                f64(np.zeros_like(f0) if u0 is None else u0),
                 per_step,
                 sgd.momentum,
                 sgd.weight_decay,
@@ -122,18 +140,21 @@ def simulate(
             }
         return Path(
             **bands,
-            steps=read,
+            steps=read + first,
             loss=np.asarray(curve_loss)[read],
             accuracy=np.asarray(curve_accuracy)[read],
             outputs=np.asarray(end.f),
             alpha=np.asarray(end.alpha).reshape(-1),
             shrink=float(end.shrink),
+            coast=float(end.coast),
             waypoint=waypoint.settled(),
         )
 
 
 @partial(jax.jit, static_argnames=("loss", "nesterov"))
-def _scan_many(theta, f0, targets, origin, per_step, mu, weight_decay, *, loss, nesterov):
+def _scan_many(
+    theta, f0, targets, origin, u0, per_step, mu, weight_decay, *, loss, nesterov
+):
     """Loss and accuracy of many streams at once: one product with the kernel a step."""
     n, c = f0.shape
 
@@ -151,13 +172,13 @@ def _scan_many(theta, f0, targets, origin, per_step, mu, weight_decay, *, loss, 
 
     read = jax.vmap(lambda f: loss_and_accuracy(loss, f, targets))
     f = jnp.broadcast_to(f0, (per_step["batch"].shape[1], n, c))
-    _, curves = jax.lax.scan(step, (f, jnp.zeros_like(f)), per_step)
+    _, curves = jax.lax.scan(step, (f, jnp.broadcast_to(u0, f.shape)), per_step)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), read(f), curves)
 
 
-@partial(jax.jit, static_argnames=("loss", "nesterov", "to_zero"))
+@partial(jax.jit, static_argnames=("loss", "nesterov", "along_q0"))
 def _scan(
-    theta, f0, targets, origin, per_step, mu, weight_decay, *, loss, nesterov, to_zero
+    theta, f0, targets, origin, u0, per_step, mu, weight_decay, *, loss, nesterov, along_q0
 ):
     n, c = f0.shape
 
@@ -172,15 +193,18 @@ def _scan(
         else:
             coefficients = losses.gradient(loss, state.f, targets) / n
             image = (coefficients.reshape(-1) @ theta.reshape(n * c, n * c)).reshape(n, c)
-        # The gradient three times: its image under J, its J^T part, its w_0 part.
+        # The gradient's image under J, and its parts along J^T, w_0 and v_0.
         gradient = (
             image + weight_decay * (origin + state.f),
             coefficients - weight_decay * state.alpha,
-            to_zero * weight_decay * (1 - state.shrink),
+            along_q0 * weight_decay * (1 - state.shrink),
+            -weight_decay * state.coast,
         )
         velocity = tuple(
             mu * v + g
-            for v, g in zip((state.u, state.beta, state.pull), gradient, strict=True)
+            for v, g in zip(
+                (state.u, state.beta, state.pull, state.speed), gradient, strict=True
+            )
         )
         move = (
             tuple(g + mu * v for g, v in zip(gradient, velocity, strict=True))
@@ -194,13 +218,18 @@ def _scan(
             beta=velocity[1],
             shrink=state.shrink + now["eta"] * move[2],
             pull=velocity[2],
+            coast=state.coast + now["eta"] * move[3],
+            speed=velocity[3],
         )
         observed = loss_and_accuracy(loss, new.f, targets)
-        here = Waypoint(new.f, new.alpha.reshape(-1), new.shrink, jnp.ones((), bool))
+        here = Waypoint(
+            new.f, new.alpha.reshape(-1), new.shrink, jnp.ones((), bool), new.coast
+        )
         return (new, waypoint.update(here, observed[0], first[0])), observed
 
     zero = jnp.zeros_like(f0)
     first = loss_and_accuracy(loss, f0, targets)
-    start = _State(f0, zero, zero, zero, jnp.zeros(()), jnp.zeros(()))
+    none = jnp.zeros(())
+    start = _State(f0, u0, zero, zero, none, none, none, jnp.ones(()))
     end, curves = jax.lax.scan(step, (start, Waypoint.none(f0)), per_step)
     return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)

@@ -1,0 +1,88 @@
+"""A few real steps before the linearisation, by the same description of the optimiser."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ttp_jax import outputs
+from ttp_jax.chunks import map_samples
+from ttp_jax.optimizers import SGD
+from ttp_jax.reading import loss_and_accuracy
+from ttp_jax.types import Params, Task
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a linearised prediction begins: weights, velocity, and what was seen so far."""
+
+    params: Params
+    velocity: Params | None
+    """``v_k``; ``None`` before the first step."""
+    steps: int
+    """Real steps that led here, ``k``."""
+    loss: Float[np.ndarray, " read"]
+    """On the whole training set, at those of the steps asked for that come before ``k``."""
+    accuracy: Float[np.ndarray, " read"]
+
+
+def at_the_start(task: Task) -> Start:
+    """No real step: a prediction without training."""
+    return Start(task.params, None, 0, np.zeros(0), np.zeros(0))
+
+
+def real_steps(
+    task: Task, sgd: SGD, *, calibrate_steps: int, steps: int, read: np.ndarray, seed: int
+) -> Start:
+    """Train for the first ``calibrate_steps`` of ``steps``, on their mini-batches.
+
+    ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)``, as
+    :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights).
+
+    Args:
+        task: What to train.
+        sgd: How.
+        calibrate_steps: ``k``.
+        steps: ``T``, which the schedule is made for.
+        read: Steps at which the curve is read.
+        seed: Of the stream of mini-batches.
+
+    Cost: ``3 B k`` forward passes, and ``n`` for each reading.
+    """
+    rates = sgd.learning_rates(steps)
+    stream = sgd.batches(task.n, steps, seed)
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+    batch_loss = outputs.batch_loss(task)
+    origin = task.params if sgd.decay_toward == "initial" else None
+
+    @jax.jit
+    def step(w, v, eta, x, y, rows):
+        G = jax.grad(batch_loss)(w, x, y, rows)
+        if sgd.weight_decay:
+            pulled = w if origin is None else jax.tree.map(jnp.subtract, w, origin)
+            G = jax.tree.map(lambda g, p: g + sgd.weight_decay * p, G, pulled)
+        v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, G)
+        moves = v
+        if sgd.nesterov:
+            moves = jax.tree.map(lambda g, a: g + sgd.momentum * a, G, v)
+        w = jax.tree.map(lambda a, m: (a - eta * m).astype(a.dtype), w, moves)
+        return w, v
+
+    forward = jax.jit(task.apply_fn)
+    curve = []
+
+    def read_curve(w):
+        f = map_samples(lambda part: forward(w, part), task.x)
+        curve.append(loss_and_accuracy(task.loss, jnp.asarray(f), y.astype(f.dtype)))
+
+    w = jax.tree.map(jnp.asarray, task.params)
+    v = jax.tree.map(jnp.zeros_like, w)
+    for k in range(calibrate_steps):
+        if k in read:
+            read_curve(w)
+        rows = None if stream is None else jnp.asarray(stream[k])
+        w, v = step(w, v, rates[k], x, y, rows)
+    loss, accuracy = np.array(curve, float).reshape(-1, 2).T
+    return Start(w, v, calibrate_steps, loss, accuracy)
