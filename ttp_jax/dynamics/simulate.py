@@ -1,5 +1,7 @@
 """Exact function-space SGD of the linearised model, on the real stream of mini-batches."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from ttp_jax import losses
 from ttp_jax.dynamics.path import Path, Waypoint, quantiles
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import loss_and_accuracy, read_steps
-from ttp_jax.types import LossName
+from ttp_jax.types import InputError, LossName
 
 OTHER_SEEDS = 1_000_003
 """Added to a seed: streams that no run of a neighbouring seed has."""
@@ -92,16 +94,11 @@ def simulate(
     read = read_steps(steps, every)
     read = read[read >= first] - first
     origin = sgd.decay_origin(f0, q0)
-
-    def stream(seed: int):
-        batches = sgd.batches(n, steps, seed)
-        return None if batches is None else batches[first:]
-
-    batches = stream(seed)
+    batches = sgd.batches(n, steps, seed)
     with jax.enable_x64(True):
         per_step = {"eta": jnp.asarray(sgd.learning_rates(steps)[first:])}
         if batches is not None:
-            per_step["batch"] = jnp.asarray(batches)
+            per_step["batch"] = jnp.asarray(batches[first:])
         f64 = partial(jnp.asarray, dtype=jnp.float64)
         (end, waypoint), (curve_loss, curve_accuracy) = _scan(
             f64(theta).reshape(n, c, n * c),
@@ -116,30 +113,7 @@ def simulate(
             nesterov=sgd.nesterov,
             along_q0=q0 is not None,
         )
-        bands = {}
-        if paths > 1 and batches is not None:
-            seeds = range(seed + OTHER_SEEDS, seed + OTHER_SEEDS + paths)
-            streams = [np.asarray(stream(other)) for other in seeds]
-            per_step["batch"] = jnp.asarray(np.stack(streams, axis=1))
-            values = _scan_many(
-                f64(theta),
-                f64(f0),
-                f64(targets),
-                f64(origin),
-                f64(np.zeros_like(f0) if u0 is None else u0),
-                per_step,
-                sgd.momentum,
-                sgd.weight_decay,
-                loss=loss,
-                nesterov=sgd.nesterov,
-            )
-            names = ("loss_quantiles", "accuracy_quantiles")
-            bands = {
-                name: quantiles(np.asarray(value)[read].T)
-                for name, value in zip(names, values, strict=True)
-            }
-        return Path(
-            **bands,
+        path = Path(
             steps=read + first,
             loss=np.asarray(curve_loss)[read],
             accuracy=np.asarray(curve_accuracy)[read],
@@ -149,6 +123,72 @@ def simulate(
             coast=float(end.coast),
             waypoint=waypoint.settled(),
         )
+    if paths < 2 or batches is None:
+        return path
+    begin = seed + OTHER_SEEDS
+    values = streams(
+        theta,
+        f0,
+        targets,
+        sgd,
+        loss=loss,
+        steps=steps,
+        q0=q0,
+        seeds=range(begin, begin + paths),
+        every=every,
+        first=first,
+        u0=u0,
+    )
+    bands = [quantiles(value) for value in values]
+    return replace(path, loss_quantiles=bands[0], accuracy_quantiles=bands[1])
+
+
+def streams(
+    theta: Float[np.ndarray, "nc nc"],
+    f0: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    sgd: SGD,
+    *,
+    loss: LossName,
+    steps: int,
+    seeds: Iterable[int],
+    q0: Float[np.ndarray, "n c"] | None = None,
+    every: int = 1,
+    first: int = 0,
+    u0: Float[np.ndarray, "n c"] | None = None,
+) -> tuple[Float[np.ndarray, "paths t"], Float[np.ndarray, "paths t"]]:
+    """Loss and accuracy of :func:`simulate` for many seeds at once.
+
+    Arguments are those of :func:`simulate`, with mini-batches.
+
+    Cost: a product of the kernel with a vector a step and path, ``(n c)^2``: all of the
+    kernel and not the columns of the batch alone, but in one matrix product for all paths.
+    """
+    read = read_steps(steps, every)
+    read = read[read >= first] - first
+    drawn = [sgd.batches(len(f0), steps, seed) for seed in seeds]
+    if any(batches is None for batches in drawn):
+        raise InputError("streams of mini-batches need a batch size, got the full batch")
+    with jax.enable_x64(True):
+        f64 = partial(jnp.asarray, dtype=jnp.float64)
+        per_step = {
+            "eta": jnp.asarray(sgd.learning_rates(steps)[first:]),
+            "batch": jnp.asarray(np.stack(drawn, axis=1)[first:]),  # type: ignore[arg-type]
+        }
+        values = _scan_many(
+            f64(theta),
+            f64(f0),
+            f64(targets),
+            f64(sgd.decay_origin(f0, q0)),
+            f64(np.zeros_like(f0) if u0 is None else u0),
+            per_step,
+            sgd.momentum,
+            sgd.weight_decay,
+            loss=loss,
+            nesterov=sgd.nesterov,
+        )
+        curve_loss, accuracy = (np.asarray(value)[read].T for value in values)
+    return curve_loss, accuracy
 
 
 @partial(jax.jit, static_argnames=("loss", "nesterov"))

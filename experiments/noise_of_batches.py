@@ -1,0 +1,272 @@
+"""Which dynamics follow mini-batch SGD of the linearised model, and at what cost.
+
+    python experiments/noise_of_batches.py paper      four minutes, two cores
+    python experiments/noise_of_batches.py smoke      half a minute
+
+The kernel is that of the embedded network on digits. The reference is the mean loss of many
+streams of mini-batches, followed exactly: no real training, so that what is scored is the
+treatment of the noise and not the linearisation. Against it stand the mean curve's solvers:
+without noise (``ode``), the closed moments (``moments``), sample paths with the exact noise
+(``sde``) and with three cheaper ones; and, where the streams are shuffled epochs, the moments
+that know it and those that take batches for independent. Writes the table
+``results/noise_of_batches/README.md`` and the figure beside it.
+
+Expect: at the low rate every solver within a few per cent; at the high rate with small batches
+the ODE far too low and independent batches far too high for shuffled epochs; the moments
+within the scatter of the reference.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from ttp_jax import records, study
+from ttp_jax.dynamics.moments import moments
+from ttp_jax.dynamics.sde import sde
+from ttp_jax.dynamics.simulate import streams
+from ttp_jax.kernel.empirical import empirical_ntk
+from ttp_jax.optimizers import SGD
+from ttp_jax.sampling import Sampling
+from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.types import Curve, InputError, LossName
+
+RESULTS = Path("results/noise_of_batches")
+EPSILONS = (0.4, 0.1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One kernel, one optimiser, one way of drawing batches."""
+
+    loss: LossName
+    learning_rate: float
+    batch_size: int
+    sampling: Sampling
+    momentum: float = 0.0
+    per_class: int = 20
+    steps: int = 240
+    streams: int = 400
+    paths: int = 400
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to run."""
+
+    preset: tyro.conf.Positional[Literal["smoke", "paper", "table"]]
+    """smoke: one small case; paper: all; table: from the records alone."""
+    out: Path = RESULTS
+    """Folder of records."""
+
+
+def smoke() -> list[Config]:
+    """One small case."""
+    return [Config("mse", 1e-4, 5, "shuffle", per_class=4, steps=20, streams=20, paths=20)]
+
+
+def paper() -> list[Config]:
+    """Two losses x (low rate, high rate with small batches) x two samplings."""
+    rates = {"mse": (1e-4, 3e-4), "cross_entropy": (5e-4, 2e-3)}
+    samplings: tuple[Sampling, ...] = ("with_replacement", "shuffle")
+    return [
+        Config(loss, rate, batch_size, sampling)
+        for loss, of_loss in rates.items()
+        for rate, batch_size in zip(of_loss, (25, 5), strict=True)
+        for sampling in samplings
+    ]
+
+
+def run(config: Config) -> records.Record:
+    """The reference and every solver on one kernel."""
+    built = study.build(
+        study.Config(
+            per_class=config.per_class,
+            loss=config.loss,
+            lr=config.learning_rate,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+    )
+    task = built.task
+    theta = empirical_ntk(task.apply_fn, task.params, task.x)
+    f0 = np.asarray(task.apply_fn(task.params, task.x), np.float64)
+    sgd = SGD(
+        config.learning_rate,
+        config.momentum,
+        batch_size=config.batch_size,
+        sampling=config.sampling,
+    )
+    common: dict[str, Any] = {"loss": config.loss, "steps": config.steps}
+    of = theta, f0, task.targets
+    steps = np.arange(config.steps + 1)
+    losses, accuracies = streams(*of, sgd, seeds=range(config.streams), **common)
+    scatter = losses.std(axis=0) / np.sqrt(config.streams)
+    curves = {"reference": Curve(steps, losses.mean(0), accuracies.mean(0), 1.0 * steps)}
+    seconds = {}
+    for name, solve in _solvers(config, sgd).items():
+        begin = time.perf_counter()
+        path = solve(*of, **common)
+        seconds[name] = time.perf_counter() - begin
+        curves[name] = Curve(steps, path.loss, path.accuracy, 1.0 * steps)
+    return records.Record(
+        run_id=_run_id(config),
+        config=dataclasses.asdict(config),
+        result={
+            "scatter": float((scatter / losses.mean(0)).max()),
+            "solvers": {
+                name: {
+                    **_score(curves[name], curves["reference"]),
+                    "seconds": seconds[name],
+                }
+                for name in seconds
+            },
+        },
+        provenance={**built.provenance, **records.environment()},
+        curves=curves,
+    )
+
+
+def _run_id(config: Config) -> str:
+    return records.run_id("noise", dataclasses.asdict(config), {})
+
+
+def _solvers(config: Config, sgd: SGD) -> dict[str, Callable]:
+    def independent(kind: Sampling) -> SGD:
+        return dataclasses.replace(sgd, sampling=kind)
+
+    def paths_of(noise):
+        return lambda *of, **common: sde(
+            *of,
+            independent("with_replacement"),
+            noise=noise,
+            paths=config.paths,
+            seed=config.seed,
+            **common,
+        )
+
+    solvers: dict[str, Callable] = {
+        "ode": lambda *of, **common: sde(*of, sgd, noisy=False, **common),
+        "moments": lambda *of, **common: moments(*of, sgd, **common)[0],
+    }
+    if config.sampling == "shuffle":
+        solvers["moments, independent batches"] = lambda *of, **common: moments(
+            *of, independent("without_replacement"), **common
+        )[0]
+    solvers["sde"] = paths_of("exact")
+    for noise in ("isotropic", "diagonal", "frozen"):
+        solvers[f"sde, {noise}"] = paths_of(noise)
+    return solvers
+
+
+def _score(found: Curve, reference: Curve) -> dict[str, float | None]:
+    """Largest relative error of the loss, and the error of the time to thresholds."""
+    deviation = np.abs(found.loss / reference.loss - 1)
+    score: dict[str, float | None] = {
+        "loss": float(deviation.max()) if np.isfinite(deviation).all() else None
+    }
+    for epsilon in EPSILONS:
+        a, b = (
+            time_to_threshold(curve, epsilon, "within_of_final").steps
+            for curve in (found, reference)
+        )
+        score[f"time to {epsilon:g}"] = None if a is None or not b else abs(a - b) / b
+    return score
+
+
+def summary(found: Sequence[records.Record]) -> str:
+    """The records as a table in Markdown."""
+    columns = ["loss", *(f"time to {epsilon:g}" for epsilon in EPSILONS)]
+    head = ["task", "batches", "solver", *(f"error: {c}" for c in columns), "seconds"]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for record in found:
+        config = record.config
+        for name, score in record.result["solvers"].items():
+            cells = [
+                f"{config['loss']}, lr {config['learning_rate']:g}, B {config['batch_size']}",
+                config["sampling"].replace("_", " "),
+                name,
+                *(
+                    "-" if score[column] is None else f"{score[column]:.1%}"
+                    for column in columns
+                ),
+                f"{score['seconds']:.1f}",
+            ]
+            lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def plot(found: Sequence[records.Record], file: Path) -> None:
+    """Loss over steps, a panel a record: the reference in black, solvers around it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width = min(4, len(found))
+    height = -(-len(found) // width)
+    figure = Figure(figsize=(3.1 * width, 2.6 * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = np.atleast_1d(figure.subplots(height, width)).ravel()
+    styles = {
+        "reference": {"color": "black", "linewidth": 2.2, "alpha": 0.45},
+        "ode": {"color": "#1d3557", "linestyle": ":"},
+        "moments": {"color": "#d1495b", "linestyle": "--"},
+        "moments, independent batches": {"color": "#e09f3e", "linestyle": "-."},
+        "sde": {"color": "#2a9d8f", "linewidth": 1.0},
+        "sde, isotropic": {"color": "#8d99ae", "linewidth": 0.8},
+        "sde, diagonal": {"color": "#b08968", "linewidth": 0.8},
+        "sde, frozen": {"color": "#7b2cbf", "linewidth": 0.8},
+    }
+    shown = {}
+    for axis, record in zip(panels, found, strict=False):
+        config = record.config
+        reference = record.curves["reference"].loss
+        for name, curve in record.curves.items():
+            (shown[name],) = axis.plot(curve.steps, curve.loss, **styles[name])
+        axis.set_yscale("log")
+        axis.set_ylim(0.6 * reference.min(), 1.5 * reference.max())
+        axis.set_title(
+            f"{config['loss']}, lr {config['learning_rate']:g}, B {config['batch_size']},\n"
+            f"{config['sampling'].replace('_', ' ')}",
+            fontsize=8,
+        )
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        shown.values(),
+        shown.keys(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
+    figure.supxlabel("step", fontsize=8)
+    figure.savefig(file, dpi=130)
+
+
+def main(arguments: Arguments) -> None:
+    """Make what is missing, then table and figure."""
+    records.require_writable(arguments.out)
+    if arguments.preset != "table":
+        for config in smoke() if arguments.preset == "smoke" else paper():
+            if not records.finished(arguments.out, _run_id(config)):
+                records.write(arguments.out, run(config))
+    found = [
+        records.load(file.parent) for file in sorted(arguments.out.glob("*/record.json"))
+    ]
+    if not found:
+        raise InputError(f"no records in {arguments.out}; run the preset paper or smoke")
+    keys = ("loss", "learning_rate", "sampling")
+    found.sort(key=lambda record: tuple(record.config[key] for key in keys))
+    (arguments.out / "README.md").write_text(summary(found))
+    plot(found, arguments.out / "noise_of_batches.png")
+    print(summary(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
