@@ -45,3 +45,18 @@ def test_noise_of_batches_smoke(tmp_path):
     command[2] = "table"
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "README.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_scatter_smoke(tmp_path):
+    command = [sys.executable, "experiments/scatter.py", "smoke", "--out", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    table = (tmp_path / "README.md").read_text()
+    assert "| GD | predicted |" in table
+    assert "| SGD | last layer |" in table
+    assert (tmp_path / "scatter.png").stat().st_size > 5000
+    assert (tmp_path / "scatter.pdf").stat().st_size > 5000
+    (tmp_path / "README.md").unlink()
+    command[2] = "table"
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "README.md").read_text() == table

@@ -44,7 +44,7 @@ def run_id(command: str, config: Mapping[str, Any], sources: Mapping[str, Any]) 
 
     Args:
         command: ``predict``, ``finetune`` or ``compare``.
-        config: Plain values.
+        config: Plain values, without those that are the defaults.
         sources: Checksums of weights and data, so that a changed file is another run.
     """
     text = json.dumps(

@@ -243,7 +243,10 @@ def run(
     built = build(config)
     sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    run_id = records.run_id(command, plain, sources)
+    # An option that is left alone does not name the run: a new one leaves old runs finished.
+    defaults = dataclasses.asdict(Config())
+    asked_for = {k: v for k, v in dataclasses.asdict(config).items() if v != defaults[k]}
+    run_id = records.run_id(command, asked_for, sources)
     if records.finished(out, run_id) and not force:
         say(f"finished before, read from {out / run_id} (--force runs it again)")
         return records.load(out / run_id), out / run_id

@@ -158,7 +158,7 @@ class _Epoch(NamedTuple):
     def excluded(self, left: Array, right: Array) -> Array:
         n = left.shape[1]
         centred = left - left.mean(1, keepdims=True)
-        return centred @ right.T / (n * (n - 1))
+        return centred @ right.T / (n * max(n - 1, 1))
 
 
 def _moments_of(loss, m, C, y) -> Expected:
@@ -221,7 +221,7 @@ def _scan_discrete(
         """``E[e_k]``: batches of an epoch avoid each other, and what they have changed."""
         image = jnp.einsum("iab,ib->ia", own_theta, answered) / n
         image = image - (theta @ answered.reshape(-1)).reshape(n, c) / n**2
-        return jnp.einsum("iab,ib->ia", e.curvature, image) / (n - 1)
+        return jnp.einsum("iab,ib->ia", e.curvature, image) / max(n - 1, 1)
 
     def avoid(state, epoch, deviate, e, eta, ends):
         """The step of what a batch leaves behind; settled where the epoch ends."""

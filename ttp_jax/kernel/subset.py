@@ -132,8 +132,8 @@ def from_subset(
     Breaks when: the subset's leading modes themselves are biased, which they are where the
     tail is heavy (its mass over ``n0`` adds to every one of them): the late part of the curve
     is then still too fast. On Gaussian features with eigenvalues ``k^-1.5`` 250 samples of
-    1,000 give the time to 3 % of the loss 1 to 20 % early, and half of the way from the
-    subset's own late loss to the true one at best (``tests/kernel/test_subset.py``).
+    1,000 give the time to 3 % of the loss 1 to 20 % early, and a quarter to a third of the
+    way from the subset's own late loss to the true one (``tests/kernel/test_subset.py``).
 
     Args:
         eigvals: ``lam_k`` of the subset's kernel, in order.
