@@ -11,9 +11,9 @@ without noise (``ode``), the closed moments (``moments``), sample paths with the
 that know it and those that take batches for independent. Writes the table
 ``results/noise_of_batches/README.md`` and the figure beside it.
 
-Expect: at the low rate every solver within a few per cent; at the high rate with small batches
-the ODE far too low and independent batches far too high for shuffled epochs; the moments
-within the scatter of the reference.
+Expect: at the low rate the ODE within 1 %; at the high rate with small batches it is 4 to 10 %
+low, moments and exact SDE within 1.2 % for independent batches, and every cheaper noise far
+off; for shuffled epochs the moments within 0.1 % at the low rate and 6 % at the high one.
 """
 
 import dataclasses
