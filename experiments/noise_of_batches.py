@@ -203,7 +203,7 @@ def summary(found: Sequence[records.Record]) -> str:
 
 
 def plot(found: Sequence[records.Record], file: Path) -> None:
-    """Loss over steps, a panel a record: the reference in black, solvers around it."""
+    """Every solver's loss over that of the reference along the run, a panel a record."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -213,7 +213,6 @@ def plot(found: Sequence[records.Record], file: Path) -> None:
     FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(height, width)).ravel()
     styles = {
-        "reference": {"color": "black", "linewidth": 2.2, "alpha": 0.45},
         "ode": {"color": "#1d3557", "linestyle": ":"},
         "moments": {"color": "#d1495b", "linestyle": "--"},
         "moments, independent batches": {"color": "#e09f3e", "linestyle": "-."},
@@ -226,17 +225,21 @@ def plot(found: Sequence[records.Record], file: Path) -> None:
     for axis, record in zip(panels, found, strict=False):
         config = record.config
         reference = record.curves["reference"].loss
-        for name, curve in record.curves.items():
-            (shown[name],) = axis.plot(curve.steps, curve.loss, **styles[name])
-        axis.set_yscale("log")
-        axis.set_ylim(0.6 * reference.min(), 1.5 * reference.max())
+        axis.axhline(1.0, color="0.7", linewidth=1)
+        for name, style in styles.items():
+            if name in record.curves:
+                curve = record.curves[name]
+                (shown[name],) = axis.plot(curve.steps, curve.loss / reference, **style)
+        axis.set_ylim(0.88, 1.2)
         axis.set_title(
             f"{config['loss']}, lr {config['learning_rate']:g}, B {config['batch_size']},\n"
             f"{config['sampling'].replace('_', ' ')}",
             fontsize=8,
         )
         axis.tick_params(labelsize=7)
+        axis.set_xlabel("step", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("loss / reference", fontsize=8)
     figure.legend(
         shown.values(),
         shown.keys(),
@@ -245,7 +248,6 @@ def plot(found: Sequence[records.Record], file: Path) -> None:
         fontsize=8,
         frameon=False,
     )
-    figure.supxlabel("step", fontsize=8)
     figure.savefig(file, dpi=130)
 
 
