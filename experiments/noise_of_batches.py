@@ -1,15 +1,14 @@
 """Which dynamics follow mini-batch SGD of the linearised model, and at what cost.
 
-    python experiments/noise_of_batches.py paper      four minutes, two cores
-    python experiments/noise_of_batches.py smoke      half a minute
+    python -m experiments.noise_of_batches paper      four minutes, two cores
+    python -m experiments.noise_of_batches smoke      half a minute
 
 The kernel is that of the embedded network on digits. The reference is the mean loss of many
 streams of mini-batches, followed exactly: no real training, so that what is scored is the
 treatment of the noise and not the linearisation. Against it stand the mean curve's solvers:
 without noise (``ode``), the closed moments (``moments``), sample paths with the exact noise
 (``sde``) and with three cheaper ones; and, where the streams are shuffled epochs, the moments
-that know it and those that take batches for independent. Writes the table
-``results/noise_of_batches/README.md`` and the figure beside it.
+that know it and those that take batches for independent.
 
 Expect: at the low rate the ODE within 1 %; at the high rate with small batches it is 4 to 10 %
 low, moments and exact SDE within 1.2 % for independent batches, and every cheaper noise far
@@ -21,11 +20,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
+from experiments import harness
 from ttp_jax import records, study
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.sde import sde
@@ -34,9 +33,8 @@ from ttp_jax.kernel.empirical import empirical_ntk
 from ttp_jax.optimizers import SGD
 from ttp_jax.sampling import Sampling
 from ttp_jax.thresholds import time_to_threshold
-from ttp_jax.types import Curve, InputError, LossName
+from ttp_jax.types import Curve, LossName
 
-RESULTS = Path("results/noise_of_batches")
 EPSILONS = (0.4, 0.1)
 
 
@@ -56,22 +54,12 @@ class Config:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """What to run."""
-
-    preset: tyro.conf.Positional[Literal["smoke", "paper", "table"]]
-    """smoke: one small case; paper: all; table: from the records alone."""
-    out: Path = RESULTS
-    """Folder of records."""
-
-
-def smoke() -> list[Config]:
+def smoke(data: Path) -> list[Config]:
     """One small case."""
     return [Config("mse", 1e-4, 5, "shuffle", per_class=4, steps=20, streams=20, paths=20)]
 
 
-def paper() -> list[Config]:
+def paper(data: Path) -> list[Config]:
     """Two losses x (low rate, high rate with small batches) x two samplings."""
     rates = {"mse": (1e-4, 3e-4), "cross_entropy": (5e-4, 2e-3)}
     samplings: tuple[Sampling, ...] = ("with_replacement", "shuffle")
@@ -83,8 +71,11 @@ def paper() -> list[Config]:
     ]
 
 
-def run(config: Config) -> records.Record:
+def run(config: Config, out: Path) -> None:
     """The reference and every solver on one kernel."""
+    run_id = records.run_id("noise", dataclasses.asdict(config), {})
+    if records.finished(out, run_id):
+        return
     built = study.build(
         study.Config(
             per_class=config.per_class,
@@ -115,8 +106,8 @@ def run(config: Config) -> records.Record:
         path = solve(*of, **common)
         seconds[name] = time.perf_counter() - begin
         curves[name] = Curve(steps, path.loss, path.accuracy, 1.0 * steps)
-    return records.Record(
-        run_id=_run_id(config),
+    record = records.Record(
+        run_id=run_id,
         config=dataclasses.asdict(config),
         result={
             "scatter": float((scatter / losses.mean(0)).max()),
@@ -131,10 +122,7 @@ def run(config: Config) -> records.Record:
         provenance={**built.provenance, **records.environment()},
         curves=curves,
     )
-
-
-def _run_id(config: Config) -> str:
-    return records.run_id("noise", dataclasses.asdict(config), {})
+    records.write(out, record)
 
 
 def _solvers(config: Config, sgd: SGD) -> dict[str, Callable]:
@@ -183,35 +171,33 @@ def _score(found: Curve, reference: Curve) -> dict[str, float | None]:
 def summary(found: Sequence[records.Record]) -> str:
     """The records as a table in Markdown."""
     columns = ["loss", *(f"time to {epsilon:g}" for epsilon in EPSILONS)]
-    head = ["task", "batches", "solver", *(f"error: {c}" for c in columns), "seconds"]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    rows = []
     for record in found:
         config = record.config
         for name, score in record.result["solvers"].items():
-            cells = [
-                f"{config['loss']}, lr {config['learning_rate']:g}, B {config['batch_size']}",
-                config["sampling"].replace("_", " "),
-                name,
-                *(
-                    "-" if score[column] is None else f"{score[column]:.1%}"
-                    for column in columns
-                ),
-                f"{score['seconds']:.1f}",
-            ]
-            lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+            errors = ("-" if score[c] is None else f"{score[c]:.1%}" for c in columns)
+            rows.append(
+                [
+                    f"{config['loss']}, lr {config['learning_rate']:g}, "
+                    f"B {config['batch_size']}",
+                    config["sampling"].replace("_", " "),
+                    name,
+                    *errors,
+                    f"{score['seconds']:.1f}",
+                ]
+            )
+    head = ["task", "batches", "solver", *(f"error: {c}" for c in columns), "seconds"]
+    return harness.table(head, rows)
 
 
-def plot(found: Sequence[records.Record], file: Path) -> None:
-    """Every solver's loss over that of the reference along the run, a panel a record."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def draw(found: Sequence[records.Record]) -> harness.Drawing:
+    """The table, and every solver's loss over that of the reference along the run."""
+    keys = ("loss", "learning_rate", "sampling")
+    found = sorted(found, key=lambda record: tuple(record.config[key] for key in keys))
     width = min(4, len(found))
     height = -(-len(found) // width)
-    figure = Figure(figsize=(3.1 * width, 2.6 * height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = np.atleast_1d(figure.subplots(height, width)).ravel()
+    figure, axes = harness.canvas(3.1 * width, 2.6 * height, height, width)
+    panels = axes.ravel()
     styles = {
         "ode": {"color": "#1d3557", "linestyle": ":"},
         "moments": {"color": "#d1495b", "linestyle": "--"},
@@ -236,9 +222,7 @@ def plot(found: Sequence[records.Record], file: Path) -> None:
             f"{config['sampling'].replace('_', ' ')}",
             fontsize=8,
         )
-        axis.tick_params(labelsize=7)
         axis.set_xlabel("step", fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("loss / reference", fontsize=8)
     figure.legend(
         shown.values(),
@@ -248,27 +232,12 @@ def plot(found: Sequence[records.Record], file: Path) -> None:
         fontsize=8,
         frameon=False,
     )
-    figure.savefig(file, dpi=130)
+    return summary(found), {"noise_of_batches": figure}
 
 
-def main(arguments: Arguments) -> None:
-    """Make what is missing, then table and figure."""
-    records.require_writable(arguments.out)
-    if arguments.preset != "table":
-        for config in smoke() if arguments.preset == "smoke" else paper():
-            if not records.finished(arguments.out, _run_id(config)):
-                records.write(arguments.out, run(config))
-    found = [
-        records.load(file.parent) for file in sorted(arguments.out.glob("*/record.json"))
-    ]
-    if not found:
-        raise InputError(f"no records in {arguments.out}; run the preset paper or smoke")
-    keys = ("loss", "learning_rate", "sampling")
-    found.sort(key=lambda record: tuple(record.config[key] for key in keys))
-    (arguments.out / "README.md").write_text(summary(found))
-    plot(found, arguments.out / "noise_of_batches.png")
-    print(summary(found))
-
+EXPERIMENT = harness.Experiment(
+    "noise_of_batches", {"smoke": smoke, "paper": paper}, run, draw
+)
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    harness.main(EXPERIMENT, __doc__)

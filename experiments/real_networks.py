@@ -1,13 +1,12 @@
 """Predicted against measured time to threshold, on real networks and real pictures.
 
-    python experiments/real_networks.py paper --data data      an hour and a half, two cores
-    python experiments/real_networks.py smoke                  half a minute
+    python -m experiments.real_networks paper --data data      an hour and a half, two cores
+    python -m experiments.real_networks smoke                  half a minute
 
 ``--data`` is a folder with ``weights/`` and ``datasets/`` as the tests know it: CIFAR
 ResNet-20 (all layers trained, 32 px) and ImageNet ResNet-50 (last stage and head trained,
 128 px), fine-tuned on 5 classes x 40 and x 20 pictures of two sets of photographs, under both
-losses at two learning rates. A record that is there is not made again. Writes the table
-``results/real_networks/README.md`` and the figure beside it.
+losses at two learning rates.
 
 Expect: ResNet-50 under cross-entropy within 25 % at 23 of 24 thresholds; ResNet-20 early by up
 to 83 %; MSE at the higher rate unstable; all of these warned against, also those that are
@@ -17,19 +16,15 @@ right; one run of ResNet-20 under MSE at the lower rate trusted and wrong.
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import tyro
 
+from experiments import harness
 from ttp_jax import study
-from ttp_jax.records import Record, load
+from ttp_jax.records import Record
 from ttp_jax.report import table
-from ttp_jax.types import InputError
 
-RESULTS = Path("results/real_networks")
 COMMON = study.Config(
     per_class=40,
     batch_size=25,
@@ -41,21 +36,7 @@ COMMON = study.Config(
 )
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """What to run."""
-
-    preset: tyro.conf.Positional[Literal["smoke", "paper", "table"]]
-    """smoke: the embedded network, briefly; paper: all; table: from the records alone."""
-    data: Path = Path("data")
-    """Folder with weights/ and datasets/."""
-    out: Path = RESULTS
-    """Folder of records."""
-    only: Literal["resnet20", "resnet50"] | None = None
-    """Run only this network; the table is of all records there are."""
-
-
-def smoke() -> list[study.Config]:
+def smoke(data: Path) -> list[study.Config]:
     """Two short runs of what comes with the package."""
     small = dataclasses.replace(COMMON, per_class=5, batch_size=5, epochs=2)
     return [dataclasses.replace(small, loss=loss) for loss in ("cross_entropy", "mse")]
@@ -93,28 +74,35 @@ def paper(data: Path) -> list[study.Config]:
     return configs
 
 
+def run(config: study.Config, out: Path) -> None:
+    """One comparison."""
+    record, _ = study.run("compare", config, out=out)
+    print("\n".join(table.cost_lines(record)), file=sys.stderr)
+
+
 def summary(records: Sequence[Record]) -> str:
     """The records as a table in Markdown: predicted / measured steps and the error."""
     thresholds = [
         f"{'within ' if entry['rule'] == 'within_of_final' else 'loss to '}{entry['epsilon']:g}"
         for entry in records[0].result["thresholds"]
     ]
-    head = ["network", "pictures", "loss", "lr", *thresholds, "cost", "trust"]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    rows = []
     for record in records:
         config, result = record.config, record.result
-        cells = [
-            config["model"],
-            Path(str(config["data"])).name.split("_")[0],
-            config["loss"],
-            f"{config['lr']:g}",
-            *(_cell(entry) for entry in result["thresholds"]),
-            f"{result['cost']['ratio']:.1f}x",
-            ("yes" if result["trust"]["ok"] else "**no**")
-            + f" {result['trust']['score']:.2f}",
-        ]
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+        rows.append(
+            [
+                config["model"],
+                Path(str(config["data"])).name.split("_")[0],
+                config["loss"],
+                f"{config['lr']:g}",
+                *(_cell(entry) for entry in result["thresholds"]),
+                f"{result['cost']['ratio']:.1f}x",
+                ("yes" if result["trust"]["ok"] else "**no**")
+                + f" {result['trust']['score']:.2f}",
+            ]
+        )
+    head = ["network", "pictures", "loss", "lr", *thresholds, "cost", "trust"]
+    return harness.table(head, rows)
 
 
 def _cell(entry: dict) -> str:
@@ -127,14 +115,12 @@ def _cell(entry: dict) -> str:
     return f"{side('predicted')} / {side('measured')}{told}"
 
 
-def plot(records: Sequence[Record], file: Path) -> None:
-    """Predicted against measured steps, one mark a threshold, by network and trust."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
+def draw(records: Sequence[Record]) -> harness.Drawing:
+    """The table, and predicted against measured steps, one mark a threshold."""
+    keys = ("model", "data", "loss", "lr")
+    records = sorted(records, key=lambda record: tuple(record.config[key] for key in keys))
+    figure, axes = harness.canvas(5.2, 4.6)
+    axis = axes[0, 0]
     colours = {"resnet20": "#e09f3e", "resnet50": "#1d3557", "embedded": "#2a9d8f"}
     limit = np.array([1.5, 400.0])
     axis.plot(limit, limit, color="0.6", linewidth=1)
@@ -168,36 +154,12 @@ def plot(records: Sequence[Record], file: Path) -> None:
         ylabel="predicted steps",
     )
     axis.legend(frameon=False, fontsize=8, loc="upper left")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=130)
+    return summary(records), {"real_networks": figure}
 
 
-def main(arguments: Arguments) -> None:
-    """Make what is missing, then table and figure."""
-    if arguments.preset != "table":
-        configs = smoke() if arguments.preset == "smoke" else paper(arguments.data)
-        for config in configs:
-            if arguments.only not in (None, config.model):
-                continue
-            record, _ = study.run("compare", config, out=arguments.out)
-            print("\n".join(table.cost_lines(record)), file=sys.stderr)
-    records = [load(file.parent) for file in sorted(arguments.out.glob("*/record.json"))]
-    if not records:
-        raise InputError(
-            f"no records in {arguments.out}; run the preset paper or smoke first"
-        )
-    records.sort(
-        key=lambda r: (
-            r.config["model"],
-            r.config["data"],
-            r.config["loss"],
-            r.config["lr"],
-        )
-    )
-    (arguments.out / "README.md").write_text(summary(records))
-    plot(records, arguments.out / "real_networks.png")
-    print(summary(records))
-
+EXPERIMENT = harness.Experiment(
+    "real_networks", {"smoke": smoke, "paper": paper}, run, draw
+)
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    harness.main(EXPERIMENT, __doc__)

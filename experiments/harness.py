@@ -1,0 +1,154 @@
+"""What all experiments do alike: make the records that are missing, then draw from records.
+
+``python -m experiments.NAME smoke`` runs in about a minute with what comes with the package;
+``table`` makes tables and figures again from the records that are there; the other presets
+are an experiment's own. A run that is stopped goes on where it was when it is started again.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from ttp_jax import records
+from ttp_jax.records import Record
+from ttp_jax.types import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULTS = Path("results")
+Drawing = tuple[str, Mapping[str, "Figure"]]
+"""A text in Markdown, and figures by name."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One figure or table.
+
+    Args:
+        name: Of its folder under ``results/``.
+        presets: By name, from the folder of data to the configurations to run.
+        run: Makes the records of one configuration in a folder, those that are missing.
+        draw: Tables and figures from all records of the folder.
+        records_of: Name of the experiment whose records it draws, where not its own.
+    """
+
+    name: str
+    presets: Mapping[str, Callable[[Path], Sequence[Any]]]
+    run: Callable[[Any, Path], None]
+    draw: Callable[[Sequence[Record]], Drawing]
+    records_of: str | None = None
+
+    def make(self, preset: str, *, data: Path, out: Path, minutes: float) -> list[str]:
+        """Run what is missing; returns what could not be run, a line each."""
+        folder = self.records_in(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        configs = self.presets[preset](data)
+        failed = []
+        start = time.monotonic()
+        for k, config in enumerate(configs):
+            if time.monotonic() - start > 60 * minutes:
+                failed.append(
+                    f"stopped after {minutes:g} minutes, {len(configs) - k} of "
+                    f"{len(configs)} left; start it again to go on"
+                )
+                break
+            print(f"{self.name}: {k + 1} of {len(configs)}", file=sys.stderr)
+            try:
+                self.run(config, folder)
+            except InputError as error:
+                # One task that cannot be had must not cost the others.
+                failed.append(f"{config}: {error}")
+        return failed
+
+    def records_in(self, out: Path) -> Path:
+        """The folder of records under ``results/`` or another folder like it."""
+        return out / (self.records_of or self.name)
+
+    def redraw(self, out: Path) -> str:
+        """Write tables and figures from the records alone; returns the tables.
+
+        Raises:
+            InputError: There are no records.
+        """
+        folder = self.records_in(out)
+        found = [records.load(file.parent) for file in sorted(folder.glob("*/record.json"))]
+        if not found:
+            raise InputError(f"no records in {folder}; run another preset first")
+        text, figures = self.draw(found)
+        own = out / self.name
+        own.mkdir(parents=True, exist_ok=True)
+        (own / "README.md").write_text(text)
+        for name, figure in figures.items():
+            figure.savefig(own / f"{name}.png", dpi=130, metadata={"Software": None})
+            # Without the date the same records give the same file.
+            figure.savefig(own / f"{name}.pdf", metadata={"CreationDate": None})
+        return text
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    preset: tyro.conf.Positional[str]
+    """What to run: see above; table: nothing, draw the records there are."""
+    data: Path = Path("data")
+    """Folder with weights/ and datasets/."""
+    out: Path = RESULTS
+    """Folder that holds a folder of records for each experiment."""
+    minutes: float = float("inf")
+    """Start no further run after so many minutes."""
+
+
+def main(experiment: Experiment, description: str | None) -> None:
+    """The command line of an experiment."""
+    arguments = tyro.cli(_Arguments, description=description)
+    choices = (*experiment.presets, "table")
+    try:
+        if arguments.preset not in choices:
+            raise InputError(
+                f"preset must be one of {', '.join(choices)}, got {arguments.preset!r}"
+            )
+        records.require_writable(arguments.out)
+        failed = []
+        if arguments.preset != "table":
+            failed = experiment.make(
+                arguments.preset,
+                data=arguments.data,
+                out=arguments.out,
+                minutes=arguments.minutes,
+            )
+        print(experiment.redraw(arguments.out))
+        for line in failed:
+            print(f"not run: {line}", file=sys.stderr)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if failed:
+        raise SystemExit(1)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any):
+    """A figure and its axes ``[rows, columns]``, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.ravel():
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return figure, axes
+
+
+COLOURS = ("#1d3557", "#d1495b", "#2a9d8f", "#e09f3e", "#7b2cbf", "#8d99ae", "#b08968")

@@ -1,0 +1,158 @@
+"""Times to threshold of many tasks, as several figures read them off the same records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.optimize
+import scipy.stats
+
+from ttp_jax.records import Record
+from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.types import Curve
+
+PREFIX = 0.05
+"""Share of the real run that the power law is fitted to."""
+Method = Literal["predicted", "last layer", "random weights", "constant", "power law"]
+METHODS: tuple[Method, ...] = (
+    "predicted",
+    "last layer",
+    "random weights",
+    "constant",
+    "power law",
+)
+
+
+def pictures_of(record: Record) -> str:
+    """Name of the set of pictures."""
+    return Path(record.config["data"]).stem
+
+
+def within_of_final(curve: Curve, epsilon: float) -> int | None:
+    """Steps of the paper's rule; ``None`` where the run never settles before its end."""
+    return time_to_threshold(curve, epsilon, "within_of_final").steps
+
+
+def power_law(curve: Curve, epsilon: float) -> int | None:
+    """``L_t = a + b (1 + t)^(-s)`` fitted to the first steps of a real run, read alike."""
+    count = max(4, int(PREFIX * len(curve.steps)))
+    t, loss = curve.steps[:count].astype(float), curve.loss[:count]
+
+    def law(t, a, b, s):
+        return a + b * (1 + t) ** -s
+
+    try:
+        found, _ = scipy.optimize.curve_fit(
+            law,
+            t,
+            loss,
+            p0=(0.0, loss[0], 0.5),
+            bounds=([0, 0, 0], [np.inf, np.inf, 10]),
+            maxfev=5000,
+        )
+    except (RuntimeError, ValueError):
+        return None
+    steps = curve.steps
+    return within_of_final(
+        Curve(steps, law(steps.astype(float), *found), curve.accuracy, 1.0 * steps), epsilon
+    )
+
+
+def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
+    """One task a row: what was measured, and what each method says."""
+    by_task: dict[str, dict[str, Record]] = {}
+    for record in found:
+        # What the baselines differ in does not name the task.
+        task = {**record.config, "weights": None, "kernel_outputs": None}
+        name = "predicted"
+        if record.config["kernel_outputs"] == "last_layer":
+            name = "last layer"
+        elif record.config["weights"] == "random":
+            name = "random weights"
+        by_task.setdefault(repr(sorted(task.items())), {})[name] = record
+    table = []
+    for of_task in by_task.values():
+        if "predicted" not in of_task:
+            continue
+        record = of_task["predicted"]
+        row: dict[str, Any] = {
+            "config": record.config,
+            "trusted": record.result["trust"]["ok"],
+            "cost": record.result["cost"],
+            "measured": within_of_final(record.curves["measured"], epsilon),
+            "power law": power_law(record.curves["measured"], epsilon),
+        }
+        for name in ("predicted", "last layer", "random weights"):
+            if name in of_task:
+                curve = of_task[name].curves["predicted"]
+                row[name] = within_of_final(curve, epsilon)
+        table.append(row)
+    known = [row["measured"] for row in table]
+    for k, row in enumerate(table):
+        others = [t for j, t in enumerate(known) if j != k and t is not None]
+        row["constant"] = float(np.median(others)) if others else None
+    return table
+
+
+def score(table: Sequence[dict[str, Any]], method: Method) -> dict[str, float] | None:
+    """Relative errors of one method over the tasks whose real run settles before its end.
+
+    Where the method names no time the error is infinite: it counts in the median, in the
+    quantile and in the shares, not in the mean and the correlations.
+    """
+    asked = [row for row in table if row["measured"] and method in row]
+    if len(asked) < 2:
+        return None
+    measured = np.array([row["measured"] for row in asked], float)
+    named = np.array([row[method] or np.inf for row in asked], float)
+    error = np.abs(named - measured) / measured
+    there = np.isfinite(named)
+    log_m, log_n = np.log(measured[there]), np.log(named[there])
+    varied = there.sum() > 1 and np.ptp(log_n) > 0 and np.ptp(log_m) > 0
+    spread = ((log_m - log_m.mean()) ** 2).sum() if varied else np.nan
+    return {
+        "tasks": len(asked),
+        "missing": int((~there).sum()),
+        "median": float(np.quantile(error, 0.5, method="higher")),
+        "mean": float(error[there].mean()) if there.any() else np.nan,
+        "p95": float(np.quantile(error, 0.95, method="higher")),
+        "within 12 %": float((error <= 0.12).mean()),
+        "within 20 %": float((error <= 0.2).mean()),
+        "spearman": float(scipy.stats.spearmanr(log_m, log_n).statistic)
+        if varied
+        else np.nan,
+        "r2_log": float(1 - ((log_n - log_m) ** 2).sum() / spread),
+    }
+
+
+HEAD = (
+    "tasks",
+    "no time",
+    "median",
+    "mean",
+    "95 % of tasks within",
+    "share within 12 %",
+    "share within 20 %",
+    "Spearman",
+    "R^2 of log T",
+)
+
+
+def cells(values: dict[str, float] | None) -> list[str]:
+    """A score under :data:`HEAD`."""
+    if values is None:
+        return ["-"] * len(HEAD)
+
+    def percent(value: float) -> str:
+        return "-" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.0%}"
+
+    return [
+        f"{values['tasks']:.0f}",
+        f"{values['missing']:.0f}",
+        *(
+            percent(values[k])
+            for k in ("median", "mean", "p95", "within 12 %", "within 20 %")
+        ),
+        *("-" if np.isnan(v) else f"{v:.2f}" for v in (values["spearman"], values["r2_log"])),
+    ]

@@ -1,0 +1,153 @@
+"""Seconds of predicting and of training, and predicted against measured seconds.
+
+    python -m experiments.wall_clock table      from the records of experiments.scatter
+    python -m experiments.wall_clock smoke      a minute
+
+Zancato et al. (arXiv 2008.12478, Fig. 5) report 30- to 45-fold savings. The count behind such
+a number (operations of a forward pass as the unit): training costs ``3 E n`` for ``E`` epochs,
+the exact kernel ``(1 + 2c) n`` and its products, so that at 150 epochs and 5 classes the
+saving cannot be more than 41-fold. Draws the records of :mod:`experiments.scatter`;
+compilation and the reading of curves are apart.
+
+Expect: the kernel most of the prediction; the seconds of training, predicted from a few timed
+steps, within a fifth of the measured ones on an idle machine.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import harness, scatter
+from ttp_jax.evaluation import PREDICTION_PARTS
+from ttp_jax.records import Record
+
+TRAINING_PARTS = ("train_s", "reading_s")
+
+
+def draw(found: Sequence[Record]) -> harness.Drawing:
+    """Bars of seconds by part, predicted against measured seconds, and both as a table."""
+    compared = [record for record in found if "measured" in record.curves]
+    networks = sorted({record.config["model"] for record in compared})
+    figure, axes = harness.canvas(9.5, 3.6, 1, 2)
+    bars, points = axes[0]
+    rows = []
+    for k, network in enumerate(networks):
+        for j, (kind, full) in enumerate(scatter.KINDS.items()):
+            chosen = [
+                record
+                for record in compared
+                if record.config["model"] == network
+                and (record.config["batch_size"] is None) == full
+            ]
+            if not chosen:
+                continue
+            predicted, trained = (
+                {
+                    part: float(
+                        np.median([r.curves[side].timings.get(part, 0.0) for r in chosen])
+                    )
+                    for part in (*parts, "compile_s")
+                }
+                for side, parts in (
+                    ("predicted", PREDICTION_PARTS),
+                    ("measured", TRAINING_PARTS),
+                )
+            )
+            at = 3 * (2 * k + j)
+            label = f"{network}, {kind}"
+            _stack(bars, at, predicted, f"{label}:\npredict")
+            _stack(bars, at + 1, trained, f"{label}:\ntrain")
+            seconds = np.array(
+                [
+                    (r.curves["measured"].seconds[-1], r.curves["predicted"].seconds[-1])
+                    for r in chosen
+                    if np.isfinite(r.curves["measured"].seconds[-1])
+                ]
+            )
+            points.scatter(
+                *seconds.T, s=22, alpha=0.8, color=harness.COLOURS[2 * k + j], label=label
+            )
+            ratios = {
+                key: np.array([r.result["cost"][key] for r in chosen])
+                for key in ("ratio", "ratio_flops")
+            }
+            off = np.abs(seconds[:, 1] / seconds[:, 0] - 1)
+            steps = [r.curves["predicted"].budget_steps for r in chosen]
+            total = sum(v for part, v in predicted.items() if part != "compile_s")
+            rows.append(
+                [
+                    network,
+                    kind,
+                    str(len(chosen)),
+                    f"{np.median(steps):.0f}",
+                    f"{total:.1f} s ({predicted['kernel_s']:.1f} s kernel)",
+                    f"{trained['train_s']:.1f} s",
+                    f"{predicted['compile_s']:.1f} / {trained['compile_s']:.1f} s",
+                    f"{np.median(ratios['ratio']):.1f}",
+                    f"{np.median(ratios['ratio_flops']):.1f}",
+                    f"{np.median(off):.0%} (at most {off.max():.0%})",
+                ]
+            )
+    bars.set_xticks(bars.get_xticks(), bars.get_xticklabels(), fontsize=7)
+    bars.set(ylabel="seconds, median of the tasks", yscale="log")
+    handles, labels = bars.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    bars.legend(unique.values(), unique.keys(), frameon=False, fontsize=7)
+    limit = np.array([*points.get_xlim(), *points.get_ylim()])
+    limit = np.array([max(limit.min(), 1e-2), limit.max()])
+    points.plot(limit, limit, color="0.6", linewidth=1)
+    points.set(xlabel="measured seconds of training", ylabel="predicted seconds")
+    points.set(xscale="log", yscale="log")
+    points.legend(frameon=False, fontsize=8)
+    head = [
+        "network",
+        "steps",
+        "tasks",
+        "number of steps",
+        "predicting",
+        "training",
+        "compiling both",
+        "ratio, seconds",
+        "ratio, operations",
+        "error of the predicted seconds",
+    ]
+    text = "Medians over the tasks; compilation and the reading of curves apart.\n\n"
+    return text + harness.table(head, rows), {"wall_clock": figure}
+
+
+_PART_COLOURS = {
+    "kernel_s": harness.COLOURS[1],
+    "train_s": harness.COLOURS[0],
+    "reading_s": "0.7",
+    "compile_s": "0.85",
+    "solve_s": harness.COLOURS[3],
+}
+_OTHER = harness.COLOURS[2]
+
+
+def _stack(axis, at: int, parts: dict[str, float], label: str) -> None:
+    """One bar of parts; what has no colour of its own is one part, ``other``."""
+    named = {part: s for part, s in parts.items() if part in _PART_COLOURS}
+    named["other"] = sum(s for part, s in parts.items() if part not in _PART_COLOURS)
+    bottom = 0.0
+    for part in ("train_s", "kernel_s", "solve_s", "other", "reading_s", "compile_s"):
+        if named.get(part):
+            colour = _PART_COLOURS.get(part, _OTHER)
+            name = part.removesuffix("_s")
+            axis.bar(at, named[part], bottom=bottom, color=colour, label=name)
+            bottom += named[part]
+    ticks = [*axis.get_xticks()] if axis.has_data() and at else []
+    labels = [text.get_text() for text in axis.get_xticklabels()] if ticks else []
+    axis.set_xticks([*ticks, at], [*labels, label], fontsize=7)
+
+
+EXPERIMENT = harness.Experiment(
+    "wall_clock",
+    scatter.EXPERIMENT.presets,
+    scatter.run,
+    draw,
+    records_of=scatter.EXPERIMENT.name,
+)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT, __doc__)
