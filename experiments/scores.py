@@ -154,5 +154,8 @@ def cells(values: dict[str, float] | None) -> list[str]:
             percent(values[k])
             for k in ("median", "mean", "p95", "within 12 %", "within 20 %")
         ),
-        *("-" if np.isnan(v) else f"{v:.2f}" for v in (values["spearman"], values["r2_log"])),
+        *(
+            "-" if np.isnan(v) else f"{v:.2f}"
+            for v in (values["spearman"], values["r2_log"])
+        ),
     ]
