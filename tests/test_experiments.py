@@ -1,62 +1,103 @@
-"""Experiments: their smoke presets run, and their tables and figures come from records."""
+"""Experiments: smoke presets run, and committed figures come from committed records."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from scripts.plot import all_experiments
 from tests.conftest import ROOT
+from ttp_jax import records
+from ttp_jax.types import InputError
+
+EXPERIMENTS = {experiment.name: experiment for experiment in all_experiments()}
+OWN = [e.name for e in EXPERIMENTS.values() if e.records_of is None]
+
+
+def drawn(experiment, out) -> tuple[str, list]:
+    text = experiment.redraw(out)
+    folder = out / experiment.name
+    assert (folder / "README.md").read_text() == text
+    figures = sorted(folder.glob("*.png"))
+    assert figures
+    for file in figures:
+        assert file.stat().st_size > 5000
+        assert file.with_suffix(".pdf").stat().st_size > 2000
+    return text, figures
 
 
 @pytest.mark.slow
-def test_real_networks_smoke(tmp_path):
-    command = [
-        sys.executable,
-        "experiments/real_networks.py",
-        "smoke",
-        "--out",
-        str(tmp_path),
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    table = (tmp_path / "README.md").read_text()
-    assert table.count("| embedded |") == 2
-    assert (tmp_path / "real_networks.png").stat().st_size > 5000
-    # again from the records alone
-    (tmp_path / "README.md").unlink()
-    command[2] = "table"
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert (tmp_path / "README.md").read_text() == table
+@pytest.mark.parametrize("name", OWN)
+def test_smoke(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    failed = experiment.make("smoke", data=tmp_path, out=tmp_path, minutes=10)
+    assert not failed
+    made = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/*/record.json")}
+    assert made
+    assert all(file.stat().st_size < 200_000 for file in tmp_path.glob("*/*/*"))
+    text, _ = drawn(experiment, tmp_path)
+    assert "\n| --- |" in text
+    for other in EXPERIMENTS.values():
+        if other.records_of == name:
+            drawn(other, tmp_path)
+    # What is there is not made again.
+    experiment.make("smoke", data=tmp_path, out=tmp_path, minutes=10)
+    assert made == {f: f.stat().st_mtime_ns for f in tmp_path.glob("*/*/record.json")}
 
 
-@pytest.mark.slow
-def test_noise_of_batches_smoke(tmp_path):
-    command = [
-        sys.executable,
-        "experiments/noise_of_batches.py",
-        "smoke",
-        "--out",
-        tmp_path,
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    table = (tmp_path / "README.md").read_text()
-    assert table.count("| mse, lr 0.0001, B 5 | shuffle |") == 7
-    assert (tmp_path / "noise_of_batches.png").stat().st_size > 5000
-    (tmp_path / "README.md").unlink()
-    command[2] = "table"
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert (tmp_path / "README.md").read_text() == table
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_committed_results_are_drawn_from_committed_records(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    committed = experiment.records_in(ROOT / "results")
+    if not any(committed.glob("*/record.json")):
+        pytest.skip(f"no records in {committed}")
+    shutil.copytree(committed, tmp_path / committed.name)
+    text, figures = drawn(experiment, tmp_path)
+    there = ROOT / "results" / name
+    assert (there / "README.md").read_text() == text
+    assert {f.name for f in figures} == {f.name for f in there.glob("*.png")}
 
 
-@pytest.mark.slow
-def test_scatter_smoke(tmp_path):
-    command = [sys.executable, "experiments/scatter.py", "smoke", "--out", tmp_path]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    table = (tmp_path / "README.md").read_text()
-    assert "| GD | predicted |" in table
-    assert "| SGD | last layer |" in table
-    assert (tmp_path / "scatter.png").stat().st_size > 5000
-    assert (tmp_path / "scatter.pdf").stat().st_size > 5000
-    (tmp_path / "README.md").unlink()
-    command[2] = "table"
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert (tmp_path / "README.md").read_text() == table
+def test_committed_results_stay_small():
+    files = [file for file in (ROOT / "results").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 30e6
+    for file in files:
+        if file.name in ("record.json", "curves.npz"):
+            assert file.stat().st_size <= 200_000, file
+
+
+def test_a_task_that_cannot_be_had_does_not_cost_the_others(tmp_path):
+    from experiments.harness import Experiment
+
+    ran = []
+
+    def run(config, out):
+        if config == "bad":
+            raise InputError("no such pictures")
+        ran.append(config)
+
+    experiment = Experiment(
+        "x", {"smoke": lambda data: ["a", "bad", "b"]}, run, lambda found: ("", {})
+    )
+    failed = experiment.make("smoke", data=tmp_path, out=tmp_path, minutes=1)
+    assert ran == ["a", "b"]
+    assert failed == ["bad: no such pictures"]
+    with pytest.raises(InputError, match="no records in"):
+        experiment.redraw(tmp_path)
+    stopped = experiment.make("smoke", data=tmp_path, out=tmp_path, minutes=-1)
+    assert "3 of 3 left" in stopped[0]
+
+
+def test_a_wrong_preset_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.scatter", "nope", "--out", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: preset must be one of smoke, embedded, paper, table, got 'nope'\n"
+    )
+    assert records.finished(tmp_path, "x") is False

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax import data, evaluation, models, records, schedules
+from ttp_jax import bands, data, evaluation, models, records, schedules
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
@@ -21,7 +21,7 @@ from ttp_jax.kernel.classes import Outputs
 from ttp_jax.optimizers import SGD, DecayToward
 from ttp_jax.prediction import Solver, cost_ahead, predict
 from ttp_jax.sampling import Sampling
-from ttp_jax.types import Curve, InputError, LossName, Task, ThresholdRule
+from ttp_jax.types import Curve, InputError, LossName, Params, Task, ThresholdRule
 
 Command = Literal["predict", "finetune", "compare"]
 READING_SHARE = 0.2
@@ -85,6 +85,9 @@ class Config:
     """What solves the linearised dynamics."""
     paths: int = 0
     """Random paths that bands around the prediction are read from; 0 for no bands."""
+    heads: int = 0
+    """Other random heads, each with a stream of its own, that bands are read from; each
+    costs a prediction of its own. 0 for none."""
     noise: Noise = "exact"
     """Noise of the batches in the solvers moments, moments_sde and sde."""
     effective_rate: bool = False
@@ -112,6 +115,8 @@ class Built:
     steps: int
     every: int
     provenance: dict[str, Any]
+    head: Callable[[int], Params]
+    """Trained weights with the head of another seed."""
 
     @property
     def memory_budget_bytes(self) -> int | None:
@@ -135,10 +140,15 @@ def build(config: Config) -> Built:
         # the less the features have to move, and the better one linearisation holds (lazy
         # training; Chizat et al., arXiv 1812.07956).
         scale = 1.0 if network.config["family"] == "imagenet" else 3.0
-    network = network.with_head(
-        config.classes, seed=config.seed, init=config.head_init, scale=scale
-    )
-    split = network.split(_last_frozen(config))
+    backbone = network
+
+    def split_with_head(seed: int) -> models.Split:
+        headed = backbone.with_head(
+            config.classes, seed=seed, init=config.head_init, scale=scale
+        )
+        return headed.split(_last_frozen(config))
+
+    split = split_with_head(config.seed)
     task_pictures = data.read_task(
         data.load(config.data, data_dir=config.data_dir),
         classes=config.classes,
@@ -186,7 +196,9 @@ def build(config: Config) -> Built:
         "memory_budget_bytes": config.memory_gb and int(config.memory_gb * 2**30),
     }
     every = config.every or min(steps, _affordable_every(task.n, batch_size))
-    return Built(task, sgd, steps, every, provenance)
+    return Built(
+        task, sgd, steps, every, provenance, lambda seed: split_with_head(seed).params
+    )
 
 
 def _last_frozen(config: Config) -> str | None:
@@ -235,6 +247,11 @@ def run(
     Raises:
         InputError: Anything that cannot be used; then nothing is written.
     """
+    if config.heads and (config.heads < 2 or config.paths):
+        raise InputError(
+            "heads must be 0 or at least 2, and bands come from heads or from paths, got "
+            f"heads {config.heads} and paths {config.paths}"
+        )
     # Thresholds are read at the end of the run, the folder written then: refuse both now.
     evaluation.compare_thresholds(
         _FLAT, None, rules=config.rules, epsilons=config.epsilon, smoothing=config.smoothing
@@ -281,6 +298,8 @@ def run(
             effective_rate=config.effective_rate,
             **asked,
         )
+        if config.heads:
+            curves["predicted"] = _with_heads(built, config, curves["predicted"], asked)
     if command != "predict":
         curves["measured"] = finetune(
             built.task, built.sgd, steps=built.steps, seed=config.seed, every=built.every
@@ -293,6 +312,40 @@ def run(
         curves=curves,
     )
     return record, records.write(out, record)
+
+
+OTHER_HEADS = 1000
+"""Added to a seed: heads and streams that no run of a neighbouring seed has."""
+
+
+def _with_heads(
+    built: Built, config: Config, curve: Curve, asked: Mapping[str, Any]
+) -> Curve:
+    """The curve with bands over other heads and streams, its cost with theirs."""
+    others = []
+    for k in range(config.heads):
+        seed = config.seed + OTHER_HEADS * (k + 1)
+        params = jax.tree.map(jnp.asarray, built.head(seed))
+        others.append(
+            predict(
+                dataclasses.replace(built.task, params=params),
+                built.sgd,
+                seed=seed,
+                effective_rate=config.effective_rate,
+                **{**asked, "paths": 0},
+            )
+        )
+    timings = {
+        part: sum(c.timings.get(part, 0.0) for c in (curve, *others))
+        if part != "step_s"
+        else curve.timings[part]
+        for part in curve.timings
+    }
+    return dataclasses.replace(
+        bands.from_curves(curve, others),
+        timings=timings,
+        flops=curve.flops + sum(other.flops for other in others),
+    )
 
 
 _FLAT = Curve(np.zeros(1, int), np.zeros(1), np.zeros(1), np.zeros(1))

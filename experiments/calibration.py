@@ -1,0 +1,129 @@
+"""A few real steps before the linearisation: accuracy gained and cost paid.
+
+    python -m experiments.calibration paper --data data      TIME_CALIBRATION, two cores
+    python -m experiments.calibration smoke                  a minute
+
+One real run a task; predictions that take its first ``k`` steps for real, linearise there,
+carry the momentum over and predict the rest. The tasks are some where one linearisation at
+the start is far off: the embedded network and CIFAR ResNet-20 trained whole.
+
+Expect: EXPECT_CALIBRATION
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import harness, scores
+from ttp_jax import study
+from ttp_jax.records import Record
+
+STEPS = (0, 5, 10, 20, 50)
+EPSILONS = (0.4, 0.2, 0.1)
+BASE = study.Config(rules=("within_of_final",), epsilon=EPSILONS, every=2)
+
+
+def smoke(data: Path) -> list[study.Config]:
+    """One short run."""
+    return [dataclasses.replace(BASE, per_class=6, batch_size=6, epochs=12, lr=3e-4)]
+
+
+def paper(data: Path) -> list[study.Config]:
+    """Two networks trained whole, two sets each, two seeds."""
+    resnet20 = {
+        "model": "resnet20",
+        "weights": str(data / "weights/resnet20_cifar10.npz"),
+        "image_size": 32,
+        "per_class": 20,
+        "epochs": 40,
+        "lr": 1e-3,
+    }
+    embedded = {"freeze_until": "none", "lr": 5e-4}
+    sets = {
+        name: f"npz:{data / 'datasets' / name}.npz"
+        for name in ("clothing10_128", "flowers5_128")
+    }
+    return [
+        dataclasses.replace(BASE, data=source, seed=seed, **network)
+        for seed in range(2)
+        for network, sources in (
+            (embedded, ("digits", sets["clothing10_128"])),
+            (resnet20, (sets["clothing10_128"], sets["flowers5_128"])),
+        )
+        for source in sources
+    ]
+
+
+def run(config: study.Config, out: Path) -> None:
+    """The real run beside the prediction without steps; then those with."""
+    study.run("compare", config, out=out)
+    for k in (k for k in STEPS[1:] if k < 50 or config.epochs > 20):
+        study.run("predict", dataclasses.replace(config, calibrate_steps=k), out=out)
+
+
+def draw(found: Sequence[Record]) -> harness.Drawing:
+    """Error and cost over ``k`` by task, and both as a table."""
+    by_task: dict[str, dict[int, Record]] = {}
+    for record in found:
+        same = {**record.config, "calibrate_steps": None}
+        k = record.config["calibrate_steps"]
+        by_task.setdefault(repr(sorted(same.items())), {})[k] = record
+    named: dict[str, list[dict[int, Record]]] = {}
+    for of_task in by_task.values():
+        config = of_task[0].config
+        name = f"{config['model']}, {scores.pictures_of(of_task[0]).split('_')[0]}"
+        named.setdefault(name, []).append(of_task)
+    figure, axes = harness.canvas(9, 3.6, 1, 2)
+    rows = []
+    for colour, name in zip(harness.COLOURS, sorted(named), strict=False):
+        points = []
+        for k in STEPS:
+            errors, shares = [], []
+            for of_task in (t for t in named[name] if k in t):
+                real = of_task[0].curves["measured"]
+                predicted = of_task[k].curves["predicted"]
+                for epsilon in EPSILONS:
+                    asked = scores.within_of_final(real, epsilon)
+                    said = scores.within_of_final(predicted, epsilon)
+                    # What the real steps have seen is no prediction.
+                    if asked and asked > k:
+                        errors.append(abs((said or np.inf) - asked) / asked)
+                shares.append(predicted.flops / real.flops)
+            if not shares:
+                continue
+            middle = float(np.quantile(errors, 0.5, method="higher")) if errors else np.nan
+            points.append((k, middle, np.median(shares)))
+            rows.append(
+                [
+                    name,
+                    str(k),
+                    str(len(errors)),
+                    "-"
+                    if np.isnan(middle)
+                    else "never"
+                    if np.isinf(middle)
+                    else f"{middle:.0%}",
+                    f"{max(errors):.0%}"
+                    if errors and np.isfinite(max(errors))
+                    else "never",
+                    f"{np.median(shares):.0%}",
+                ]
+            )
+        at, error, share = np.array(points).T
+        axes[0, 0].plot(at, error, "o-", color=colour, label=name, markersize=4)
+        axes[0, 1].plot(at, share, "o-", color=colour, markersize=4)
+    axes[0, 0].set(xlabel="real steps first, k", ylabel="median error of the times left")
+    axes[0, 0].set_ylim(0, None)
+    axes[0, 1].set(xlabel="real steps first, k", ylabel="operations / those of training")
+    axes[0, 1].set_ylim(0, None)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    head = ["task", "k", "thresholds", "median error", "largest", "operations / training"]
+    return harness.table(head, rows), {"calibration": figure}
+
+
+EXPERIMENT = harness.Experiment("calibration", {"smoke": smoke, "paper": paper}, run, draw)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT, __doc__)

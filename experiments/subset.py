@@ -1,0 +1,250 @@
+"""The curve of many samples from the kernel of few.
+
+    python -m experiments.subset paper --data data      TIME_SUBSET, two cores
+    python -m experiments.subset smoke                  a minute
+
+Zancato et al. (arXiv 2008.12478, Fig. 6): eigenvalues and residual of ``n0`` samples follow
+power laws, which extended to ``n`` samples give the curve of all. Two classes, one output,
+targets -1 and 1, mean squared error, SGD without momentum; the real run is on all ``n``. The
+predictions: the exact kernel of all (it fits here), subsets as they are, and subsets with
+corrected eigenvalues and a fitted tail (:mod:`ttp_jax.subset`), whose band is of 100 draws of
+the two laws. All from the spectrum alone (``dynamics.volterra``).
+
+Expect: EXPECT_SUBSET
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ttp_jax as ttp
+from experiments import harness
+from ttp_jax import data as pictures
+from ttp_jax import models, records, trust
+from ttp_jax.chunks import map_samples
+from ttp_jax.dynamics.volterra import volterra
+from ttp_jax.kernel.empirical import empirical_ntk
+from ttp_jax.records import Record
+from ttp_jax.spectrum import of_gram
+from ttp_jax.subset import from_subset
+from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.types import Curve
+
+EPSILONS = (0.5, 0.3, 0.2, 0.1)
+"""Fractions of the initial loss."""
+RATE = 0.5
+"""Learning rate times the largest eigenvalue over n: a quarter of what is stable."""
+DRAWS = 100
+
+
+@dataclass(frozen=True)
+class Config:
+    """All samples, and the subsets of them."""
+
+    data: str
+    n: int = 4000
+    subsets: tuple[int, ...] = (250, 500, 1000)
+    steps: int = 1500
+    batch_size: int = 50
+    every: int = 25
+    seed: int = 0
+
+
+def smoke(data: Path) -> list[Config]:
+    """Two digits."""
+    return [Config("digits", n=200, subsets=(60, 100), steps=60, every=5)]
+
+
+def paper(data: Path) -> list[Config]:
+    """Two classes of CIFAR-10, three draws of classes and pictures."""
+    source = f"npz:{data / 'datasets' / 'cifar10_jpeg32'}.npz"
+    return [Config(source, seed=seed) for seed in range(3)]
+
+
+def run(config: Config, out: Path) -> None:
+    """Spectra of all and of the subsets, their curves, and the real run."""
+    run_id = records.run_id("subset", dataclasses.asdict(config), {})
+    if records.finished(out, run_id):
+        return
+    network = models.load("embedded").with_head(1, seed=config.seed, scale=3.0)
+    split = network.split("stage2")
+    drawn = pictures.read_task(
+        pictures.load(config.data),
+        classes=2,
+        per_class=config.n // 2,
+        seed=config.seed,
+        image_size=network.image_size,
+    )
+    # Any leading part is then a random subset.
+    order = np.random.default_rng(config.seed).permutation(config.n)
+    x = network.preprocess(drawn.images)[order]
+    assert split.frozen is not None
+    x = jnp.asarray(map_samples(split.frozen, x, largest=32))
+    y = (2.0 * drawn.labels[order] - 1.0)[:, None]
+    task = ttp.Task(
+        split.apply_fn, jax.tree.map(jnp.asarray, split.params), x, y, loss="mse"
+    )
+    theta = empirical_ntk(task.apply_fn, task.params, x)
+    f0 = map_samples(lambda part: task.apply_fn(task.params, part), x)
+    residual = np.asarray(f0, np.float64).reshape(-1) - y.reshape(-1)
+    few = config.subsets[0]
+    largest = trust.largest_curvature(theta[:few, :few], f0[:few], y[:few], loss="mse")
+    # The rate is chosen from what the smallest subset knows.
+    sgd = ttp.SGD(
+        float(f"{RATE / largest:.1e}"),
+        batch_size=config.batch_size,
+        sampling="with_replacement",
+    )
+    steps = np.arange(config.steps + 1)
+    read = steps[:: config.every]
+
+    def curve(eigvals, energies, n) -> np.ndarray:
+        return volterra(eigvals, energies, sgd, n=n, c=1, steps=config.steps)
+
+    def kept(loss: np.ndarray) -> Curve:
+        return Curve(read, loss[read], np.full(len(read), np.nan), 1.0 * read)
+
+    def modes(n: int) -> tuple[np.ndarray, np.ndarray]:
+        spectrum = of_gram(theta[:n, :n])
+        return spectrum.eigvals, (spectrum.train_modes.T @ residual[:n]) ** 2
+
+    everything = modes(config.n)
+    curves = {"all": kept(curve(*everything, config.n))}
+    spectra = {"all": _thinned(*everything, config.n)}
+    times = {"all": _times(curve(*everything, config.n))}
+    for n0 in config.subsets:
+        eigvals, energies = modes(n0)
+        curves[f"subset {n0}"] = kept(curve(eigvals, energies, n0))
+        times[f"subset {n0}"] = _times(curve(eigvals, energies, n0))
+        subset = from_subset(theta[:n0, :n0], residual[:n0], seed=config.seed)
+        found = curve(*subset.extended(config.n), config.n)
+        rng = np.random.default_rng(config.seed)
+        drawn_losses = np.array(
+            [curve(*subset.extended(config.n, rng), config.n) for _ in range(DRAWS)]
+        )
+        curves[f"extended {n0}"] = dataclasses.replace(
+            kept(found),
+            loss_quantiles={
+                level: np.quantile(drawn_losses, level, axis=0)[read]
+                for level in (0.025, 0.15, 0.85, 0.975)
+            },
+        )
+        times[f"extended {n0}"] = _times(found)
+        times[f"extended {n0}, 95 %"] = {
+            str(e): np.quantile(
+                [_times(loss)[str(e)] or config.steps for loss in drawn_losses],
+                (0.025, 0.975),
+            )
+            for e in EPSILONS
+        }
+        spectra[f"extended {n0}"] = _thinned(*subset.extended(config.n), config.n)
+        spectra[f"subset {n0}"] = _thinned(eigvals, energies, n0)
+    real = ttp.finetune(task, sgd, steps=config.steps, seed=config.seed, every=config.every)
+    curves["measured"] = real
+    times["measured"] = {
+        str(e): time_to_threshold(real, e, "fraction_of_initial").steps for e in EPSILONS
+    }
+    record = Record(
+        run_id=run_id,
+        config={**dataclasses.asdict(config), "lr": sgd.learning_rate},
+        result={"times": times, "spectra": spectra},
+        provenance={
+            "data": {"source": config.data, "classes": drawn.sample.class_names},
+            **records.environment(),
+        },
+        curves=curves,
+    )
+    records.write(out, record)
+
+
+def _times(loss: np.ndarray) -> dict[str, int | None]:
+    """First step at each fraction of the start, read at every step."""
+    steps = np.arange(len(loss))
+    whole = Curve(steps, loss, np.full(len(loss), np.nan), 1.0 * steps)
+    return {
+        str(e): time_to_threshold(whole, e, "fraction_of_initial").steps for e in EPSILONS
+    }
+
+
+def _thinned(eigvals: np.ndarray, energies: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """A spectrum as it is plotted: some hundred modes, evenly on a log scale."""
+    k = np.unique(np.geomspace(1, len(eigvals), 120).astype(int))
+    total = np.cumsum(energies) / energies.sum()
+    return {
+        "k": k,
+        "eigvals": (eigvals[k - 1] / n).round(9),
+        "residual_left": (1 - total[k - 1]).round(6),
+    }
+
+
+def draw(found: Sequence[Record]) -> harness.Drawing:
+    """Curves and spectra of the first record; times of all as a table."""
+    found = sorted(found, key=lambda r: r.config["seed"])
+    record = found[0]
+    figure, axes = harness.canvas(11, 3.7, 1, 3)
+    loss, values, left = axes[0]
+    colour = dict(zip(record.config["subsets"], harness.COLOURS[1:], strict=False))
+    real = record.curves["measured"]
+    loss.plot(real.steps, real.loss, color="#1d3557", label="real, all samples")
+    of_all = record.curves["all"]
+    loss.plot(of_all.steps, of_all.loss, "--", color="0.4", label="kernel of all")
+    for n0 in record.config["subsets"]:
+        extended, alone = record.curves[f"extended {n0}"], record.curves[f"subset {n0}"]
+        loss.plot(extended.steps, extended.loss, "--", color=colour[n0], label=f"from {n0}")
+        band = extended.loss_quantiles or {}
+        loss.fill_between(
+            extended.steps,
+            band[min(band)],
+            band[max(band)],
+            color=colour[n0],
+            alpha=0.15,
+            linewidth=0,
+        )
+        loss.plot(alone.steps, alone.loss, ":", color=colour[n0], label=f"{n0} as it is")
+        for axis, key in ((values, "eigvals"), (left, "residual_left")):
+            for kind, style in (("extended", "--"), ("subset", ":")):
+                spectrum = record.result["spectra"][f"{kind} {n0}"]
+                axis.plot(spectrum["k"], spectrum[key], style, color=colour[n0])
+    for axis, key in ((values, "eigvals"), (left, "residual_left")):
+        spectrum = record.result["spectra"]["all"]
+        axis.plot(spectrum["k"], spectrum[key], color="0.4")
+    loss.set(yscale="log", xlabel="step", ylabel="training loss")
+    loss.legend(frameon=False, fontsize=7)
+    values.set(xscale="log", yscale="log", xlabel="mode k", title="eigenvalue / n")
+    values.set_ylim(1e-4 * max(record.result["spectra"]["all"]["eigvals"]), None)
+    left.set(
+        xscale="log", yscale="log", xlabel="mode k", title="residual outside the first k"
+    )
+    left.set_ylim(1e-2, 1.2)
+    rows = []
+    for record in found:
+        times = record.result["times"]
+        for name in (n for n in times if not n.endswith("95 %")):
+            cells = []
+            for e in map(str, EPSILONS):
+                t, truth = times[name][e], times["measured"][e]
+                told = "never" if t is None else str(t)
+                if t and truth and name != "measured":
+                    told += f" ({t / truth - 1:+.0%})"
+                band = times.get(f"{name}, 95 %")
+                if band:
+                    told += f" [{band[e][0]:.0f}, {band[e][1]:.0f}]"
+                cells.append(told)
+            rows.append([str(record.config["seed"]), name, *cells])
+    head = ["seed", "from", *(f"loss to {e:g} of the start" for e in EPSILONS)]
+    text = (
+        "Steps, their deviation from the real run, and the 95 % interval of the fits; the "
+        f"real curve is read every {found[0].config['every']} steps.\n\n"
+    )
+    return text + harness.table(head, rows), {"subset": figure}
+
+
+EXPERIMENT = harness.Experiment("subset", {"smoke": smoke, "paper": paper}, run, draw)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT, __doc__)
