@@ -43,7 +43,7 @@ def test_refuses():
 
 
 def test_other_heads_of_a_study(tmp_path):
-    config = study.Config(per_class=4, batch_size=5, epochs=2, heads=2, every=2)
+    config = study.Config(per_class=4, batch_size=5, epochs=2.0, heads=2, every=2)
     record, _ = study.run("predict", config, out=tmp_path, say=lambda line: None)
     plain = dataclasses.replace(config, heads=0)
     alone, _ = study.run("predict", plain, out=tmp_path, say=lambda line: None)

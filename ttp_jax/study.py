@@ -71,7 +71,7 @@ class Config:
     """Batch size; None for the full batch."""
     sampling: Sampling = "shuffle"
     """How batches are drawn."""
-    epochs: float = 60
+    epochs: int | float = 60
     """Length of the run in passes over the pictures."""
     epsilon: tuple[float, ...] = (0.4, 0.1, 0.01)
     """Thresholds, as a loss or as a fraction of the initial loss."""
