@@ -36,12 +36,12 @@ def test_unbiased_over_seeds(projection):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("projection", "power"),
-    [("coordinates", 1.0), ("very_sparse", 1.0), ("count_sketch", 1.0), ("kronecker", 0.6)],
+    [("coordinates", 1.0), ("very_sparse", 1.0), ("count_sketch", 1.0), ("kronecker", 0.9)],
 )
 def test_error_falls_with_the_dimension(projection, power):
-    """Squared, as ``1/d``; where ``d`` grows on two sides at once, nearer its root."""
+    """Squared, as ``1/d``."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(6, 64)))
+    x = jnp.asarray(rng.normal(size=(40, 64)))
     w, out = jnp.asarray(rng.normal(size=(64, 48)) / 8), rng.normal(size=(48, 2))
 
     def apply_fn(w, x):
@@ -55,7 +55,7 @@ def test_error_falls_with_the_dimension(projection, power):
                 np.linalg.norm(z @ z.T - theta) ** 2
                 for z in (
                     sketched_jacobian(apply_fn, w, x, Sketch(projection, int(d), seed))
-                    for seed in range(80)
+                    for seed in range(40)
                 )
             ]
         )
@@ -79,10 +79,27 @@ def test_a_dimension_that_holds_everything_is_exact(model, projection):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("projection", PROJECTIONS)
-def test_one_projection_for_all_samples(projection):
-    """A sample's row does not depend on which others are there."""
+def test_one_projection_for_all_samples(projection, monkeypatch):
+    """A sample's row does not depend on which others share its chunk."""
     apply_fn, params, x, _ = oracle.reference(oracle.resnet)
-    sketch = Sketch(projection, 16)
-    together = sketched_jacobian(apply_fn, params, x, sketch)
-    alone = [sketched_jacobian(apply_fn, params, x[i : i + 1], sketch) for i in range(7)]
-    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-9, atol=1e-9)
+    of = params, x, Sketch(projection, 16)
+    together = sketched_jacobian(apply_fn, *of)
+    monkeypatch.setattr("ttp_jax.kernel.sketch.LARGEST_CHUNK", 2)
+    in_twos = sketched_jacobian(apply_fn, *of)
+    np.testing.assert_allclose(together, in_twos, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_leading_directions_leave_less_to_chance():
+    """Patches that lie in few directions: no error where the projection keeps them."""
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(4, 64))
+    w, out = jnp.asarray(rng.normal(size=(64, 3)) / 8), rng.normal(size=(3, 2))
+    x = jnp.asarray(rng.normal(size=(20, 4)) @ basis)
+
+    def apply_fn(w, x):
+        return jnp.tanh(x @ w) @ out
+
+    theta = oracle.explicit(apply_fn, w, x)
+    z = sketched_jacobian(apply_fn, w, x, Sketch("kronecker", 24))
+    np.testing.assert_allclose(z @ z.T, theta, rtol=1e-5, atol=1e-5 * theta.max())

@@ -25,12 +25,14 @@ Projection = Literal["kronecker", "coordinates", "very_sparse", "count_sketch"]
 class Sketch:
     """Which projection, and to how many numbers a tensor.
 
-    ``kronecker``: ``R = S_in (x) S_out``, signs on both sides of a layer's product
-    ``patches^T cotangents``, which is then never formed: the cheapest. ``coordinates``:
-    entries of the tensor drawn with replacement. ``very_sparse``: sums of about the square
-    root of all entries, with random signs (Li, Hastie and Church, KDD 2006, at the density
-    ``1/sqrt(size)``). ``count_sketch``: every entry, with a random sign, to a random bucket
-    (Charikar, Chen and Farach-Colton, 2002).
+    ``kronecker``: ``R = S_in (x) S_out`` on both sides of a layer's product
+    ``patches^T cotangents``, which is then never formed: the cheapest. Each side keeps the
+    directions in which a few samples are largest, and projects what is left with random
+    signs: ``S = [V, (I - V V^T) R]``, so that ``E[S S^T] = I`` whatever ``V`` is.
+    ``coordinates``: entries of the tensor drawn with replacement. ``very_sparse``: sums of
+    about the square root of all entries, with random signs (Li, Hastie and Church, KDD 2006,
+    at the density ``1/sqrt(size)``). ``count_sketch``: every entry, with a random sign, to a
+    random bucket (Charikar, Chen and Farach-Colton, 2002).
     """
 
     projection: Projection = "kronecker"
@@ -58,8 +60,8 @@ def sketched_jacobian(
 ) -> Float[np.ndarray, "nc d"]:
     """A factor ``Z`` of the kernel, ``E[Z Z^T] = Theta`` over the seeds of the sketch.
 
-    The relative error of ``Z Z^T`` falls as ``1/sqrt(dimension)``; that of ``kronecker``,
-    whose dimension grows on two sides at once, as its root.
+    The relative error of ``Z Z^T`` falls as ``1/sqrt(dimension)``; that of ``kronecker`` as
+    fast as the directions that it leaves to chance lose weight.
 
     Args:
         apply_fn: The model, as :func:`ttp_jax.kernel.empirical.empirical_ntk` takes it.
@@ -91,7 +93,13 @@ def sketched_jacobian(
     jacobian = factors.chunk_jacobian(traced, group)
     leaves = [jnp.asarray(v) for v in jax.tree.leaves(params)]
     # Drawn outside the program: XLA takes minutes to fold random constants into it.
-    drawn = {factor.leaf: _draw(sketch, traced, factor.leaf) for factor in group.factors}
+    leading = {}
+    if sketch.projection == "kronecker":
+        leading = _leading(apply_fn, model, traced, sketch, leaves, x)
+    drawn = {
+        factor.leaf: _draw(sketch, traced, factor.leaf, leading.get(factor.leaf, {}))
+        for factor in group.factors
+    }
 
     def project(leaves, part, drawn):
         made = jacobian(leaves, part, 0)
@@ -135,8 +143,81 @@ LARGEST_CHUNK = 32
 """Past this many samples a chunk is no faster and only larger."""
 
 
-def _draw(sketch: Sketch, traced: taps.Traced, leaf: int) -> dict[str, np.ndarray]:
-    """The random numbers of one tensor, the same on every machine."""
+LEADING_SHARE = 0.75
+"""Of the numbers on a side, how many go to its leading directions."""
+LEADING_SAMPLES = 8
+LEADING_ROWS = 512
+"""So many samples, and at most so many positions of them, say which directions lead."""
+
+
+def _leading(
+    apply_fn: ApplyFn,
+    model: Any,
+    traced: taps.Traced,
+    sketch: Sketch,
+    leaves: list[jax.Array],
+    x: Any,
+) -> dict[int, dict[str, np.ndarray]]:
+    """Rows of patches and of cotangents of a few samples, for each tensor to be cut down."""
+    cut = tuple(
+        leaf
+        for leaf, tap in traced.taps.items()
+        if tap.product.columns > sketch.dimension and tap.product.groups == 1
+    )
+    if not cut:
+        return {}
+    group = factors.Group(tuple(factors.Factor(leaf, "rows") for leaf in cut))
+    jacobian = factors.chunk_jacobian(traced, group)
+    count = min(len(x), LEADING_SAMPLES)
+
+    def rows_of(leaves, part):
+        found = {}
+        for leaf, (inputs, derivatives) in jacobian(leaves, part, 0).items():
+            product = traced.taps[leaf].product
+            patches = jax.vmap(product.patches)(inputs).reshape(-1, product.fan_in)
+            cotangents = jax.vmap(jax.vmap(product.cotangents))(derivatives)
+            cotangents = cotangents.reshape(-1, product.fan_out)
+            found[leaf] = {
+                "in": _spread(patches, LEADING_ROWS),
+                "out": _spread(cotangents, LEADING_ROWS),
+            }
+        return found
+
+    like = jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+    compiled = programs.kept(
+        apply_fn,
+        (model, "leading", cut, count),
+        lambda: jax.jit(rows_of).lower(leaves, like).compile(),
+    )
+    # The same samples, and so the same projection, whatever part of x is asked for.
+    return jax.tree.map(np.asarray, compiled(leaves, _spread(jnp.asarray(x), count)))
+
+
+def _spread(values: jax.Array, count: int) -> jax.Array:
+    """``count`` of the first axis, evenly; all where there are no more."""
+    if len(values) <= count:
+        return values
+    return values[np.linspace(0, len(values) - 1, count).astype(int)]
+
+
+def _side(rows: np.ndarray | None, signs: np.ndarray, to: int) -> np.ndarray:
+    """``S = [V, (I - V V^T) R/sqrt(to - q)]``, ``V`` the ``q`` leading directions of rows."""
+    kept = 0 if rows is None else min(int(LEADING_SHARE * to), len(rows))
+    if kept == 0:
+        return signs / math.sqrt(to)
+    # Subspace iteration from the signs that are not needed otherwise (Halko, Martinsson and
+    # Tropp, arXiv 0909.4061): a full decomposition would take longer than the backward pass.
+    v = signs[:, :kept]
+    for _ in range(2):
+        v = np.linalg.qr(rows.T @ (rows @ v))[0]
+    rest = signs[:, kept:] / math.sqrt(to - kept)
+    return np.concatenate([v, rest - v @ (v.T @ rest)], axis=1).astype(np.float32)
+
+
+def _draw(
+    sketch: Sketch, traced: taps.Traced, leaf: int, rows: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The matrices of one tensor; their random numbers are the same on every machine."""
     rng = np.random.Generator(np.random.Philox([sketch.seed, leaf]))
     shape, d = traced.leaves[leaf].shape, sketch.dimension
     size = math.prod(shape)
@@ -151,12 +232,16 @@ def _draw(sketch: Sketch, traced: taps.Traced, leaf: int) -> dict[str, np.ndarra
         d_out = min(product.fan_out, math.isqrt(d))
         d_in = min(product.fan_in, d // d_out)
 
-        def side(size: int, to: int) -> np.ndarray:
+        def side(name: str, size: int, to: int) -> np.ndarray:
             if size == to and product.groups == 1:
                 return np.eye(size, dtype=np.float32)[None]
-            return signs(product.groups, size, to) / math.sqrt(to)
+            drawn = signs(product.groups, size, to)
+            return np.stack([_side(rows.get(name), of_group, to) for of_group in drawn])
 
-        return {"in": side(product.fan_in, d_in), "out": side(product.fan_out, d_out)}
+        return {
+            "in": side("in", product.fan_in, d_in),
+            "out": side("out", product.fan_out, d_out),
+        }
     if sketch.projection == "coordinates" and product is not None:
         group = rng.integers(0, product.groups, d)
         return {
@@ -181,15 +266,15 @@ def _tapped(
     if "in" not in drawn:
         rows = factors.rows(product, inputs, derivatives, 0, None)
         return _rows(sketch, rows, drawn)
-    patches = jax.vmap(product.patches)(inputs)  # [b, groups, S, k]
     cotangents = jax.vmap(jax.vmap(product.cotangents))(derivatives)  # [c, b, groups, S, o]
     if sketch.projection == "coordinates":
+        patches = jax.vmap(product.patches)(inputs)  # [b, groups, S, k]
         left, right = _picked(patches, drawn["in"]), _picked(cotangents, drawn["out"])
         rows = jnp.einsum("bsd,cbsd->bcd", left, right)
         rows = rows * math.sqrt(product.columns / sketch.dimension)
     else:
-        dtype = patches.dtype
-        left = jnp.einsum("bgsk,gkd->bgsd", patches, drawn["in"].astype(dtype))
+        dtype = cotangents.dtype
+        left = product.projected(inputs, drawn["in"].astype(dtype))
         right = jnp.einsum("cbgso,goe->cbgse", cotangents, drawn["out"].astype(dtype))
         rows = jnp.einsum("bgsd,cbgse->bcde", left, right)
     return rows.reshape(rows.shape[0] * rows.shape[1], -1)

@@ -73,6 +73,13 @@ class Product:
         """The derivative by the output as ``[groups, positions, fan_out]``."""
         raise NotImplementedError
 
+    def projected(self, values: jax.Array, matrix: jax.Array) -> jax.Array:
+        """Patches of many samples times ``matrix[groups, fan_in, d]``.
+
+        Returns ``[b, groups, positions, d]``.
+        """
+        return jnp.einsum("bgsk,gkd->bgsd", jax.vmap(self.patches)(values), matrix)
+
 
 @dataclass(frozen=True)
 class MatrixProduct(Product):
@@ -139,6 +146,30 @@ class Convolution(Product):
         """See :class:`Product`."""
         value = value.transpose(self.output_dims)
         return value.reshape(self.positions, self.groups, self.fan_out).swapaxes(0, 1)
+
+    def projected(self, values: jax.Array, matrix: jax.Array) -> jax.Array:
+        """See :class:`Product`; a convolution, which never makes the patches."""
+        b, d = values.shape[0], matrix.shape[-1]
+        space = len(self.window)
+        kernel = matrix.reshape(self.groups, *self.window, -1, d)
+        # [groups, *window, channels, d] to [*window, channels, groups * d]
+        kernel = jnp.moveaxis(kernel, 0, -2).reshape(*kernel.shape[1:-1], self.groups * d)
+        values = values.transpose(0, *(axis + 1 for axis in self.input_dims))
+        values = values.reshape(-1, *values.shape[2:])
+        channels_last = (0, space + 1, *range(1, space + 1))
+        made = lax.conv_general_dilated(
+            values,
+            kernel,
+            self.strides,
+            self.padding,
+            self.input_dilation,
+            self.window_dilation,
+            lax.ConvDimensionNumbers(
+                channels_last, (space + 1, space, *range(space)), channels_last
+            ),
+            feature_group_count=self.groups,
+        )
+        return made.reshape(b, self.positions, self.groups, d).swapaxes(1, 2)
 
 
 @dataclass(frozen=True)
