@@ -1,6 +1,10 @@
 import os
 from pathlib import Path
 
+# Most of the time of most tests is spent compiling; what is compiled is used once. Read when
+# the first array is made.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
 import jax
 import pytest
 

@@ -44,6 +44,7 @@ def known(theta, residual):
     return spectrum.eigvals, (spectrum.train_modes.T @ residual) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decay", "limit", "better"), [(1.5, 0.25, 1.2), (1.2, 0.4, 0.8)])
 def test_a_quarter_of_the_samples_gives_the_curve_of_all(decay, limit, better):
     """Time to 3 % of the loss, and how much nearer it is than the subset's own."""

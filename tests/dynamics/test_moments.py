@@ -130,6 +130,7 @@ def test_sde_against_diffrax():
     np.testing.assert_allclose(path.loss[-1], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_sde_meets_the_discrete_recursion_at_first_order():
     """Halving the rate and doubling the steps halves the distance of the two forms."""

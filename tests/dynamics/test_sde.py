@@ -24,6 +24,7 @@ def problem(loss="mse", c=2):
     return task, J @ J.T, (J @ w0).reshape(f0.shape), f0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_weak_order_is_one():
     """The error of the expected loss halves with the step."""

@@ -12,6 +12,7 @@ from ttp_jax.kernel.choice import Kernel
 from ttp_jax.kernel.empirical import layerwise_ntk
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
 @pytest.mark.parametrize("by", ["layer", "tensor"])

@@ -25,6 +25,7 @@ def test_blocks_with_a_ragged_last_one(implementation, monkeypatch):
     np.testing.assert_allclose(theta, oracle.explicit(apply_fn, params, x), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_small_budget_makes_blocks():
     apply_fn, params, x = oracle.resnet(6)

@@ -18,6 +18,7 @@ def estimates(model, projection, dimension, seeds):
         yield z @ z.T
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_unbiased_over_seeds(projection):
@@ -33,6 +34,7 @@ def test_unbiased_over_seeds(projection):
     assert (found.std(0) > 1e-3 * np.abs(theta).max()).any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("projection", "power"),
@@ -77,6 +79,7 @@ def test_a_dimension_that_holds_everything_is_exact(model, projection):
     np.testing.assert_allclose(found.eigvals[: kept.sum()], exact.eigvals[kept], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_one_projection_for_all_samples(projection, monkeypatch):
