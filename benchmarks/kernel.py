@@ -33,6 +33,7 @@ import optax
 from ttp_jax import losses, models
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel import empirical_ntk, estimate
+from ttp_jax.kernel.choice import Kernel
 from ttp_jax.optimizers import SGD
 from ttp_jax.types import Task
 
@@ -51,6 +52,10 @@ TITLES = {
     "resnet50": "ResNet-50, last stage and head, on cached 8x8x1024 features",
 }
 IMPLEMENTATIONS = ("ttp", "nt_jacobian_contraction", "nt_vector_products")
+SKETCHES = {
+    "kronecker sketch, 256": Kernel("kronecker", dimension=256),
+    "kronecker sketch, 1024": Kernel("kronecker", dimension=1024),
+}
 NAMES = ("ours", "JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS")
 BATCH = 32
 EPOCHS = 30
@@ -134,6 +139,12 @@ def measure(case: str, n: int, n_products: int, repeats: int, budget: int | None
         "ours": lambda: kernel("ttp"),
         "JACOBIAN_CONTRACTION": lambda: kernel("nt_jacobian_contraction"),
         "NTK_VECTOR_PRODUCTS": lambda: kernel("nt_vector_products", few),
+        **{
+            name: lambda kernel=kernel: kernel.compute(
+                task.apply_fn, task.params, task.x, memory_budget_bytes=budget
+            )
+            for name, kernel in SKETCHES.items()
+        },
         "solver": lambda: simulate(
             theta, f0, task.targets, sgd, loss=task.loss, steps=steps, every=steps // EPOCHS
         ),
@@ -218,7 +229,7 @@ def report(result: dict) -> None:
     print(
         f"{'':24}{'seconds':>10}{'compile':>10}{'of bound':>10}{'epochs':>9}{'peak MB':>10}"
     )
-    for name in ("ours", "JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS"):
+    for name in (*NAMES, *SKETCHES):
         memory = result["memory"].get(name)
         print(
             f"{name:24}{s[name]:10.2f}{result['compile_s'][name]:10.2f}"
@@ -235,6 +246,13 @@ def report(result: dict) -> None:
         f"ours / faster of neural-tangents' two: "
         f"{result['ours_over_faster_neural_tangents']:.2f};  estimated before the start: "
         f"{result['estimated_s']:.1f} s"
+    )
+    print(
+        "faster of neural-tangents' two / sketch: "
+        + ", ".join(
+            f"{min(s[name] for name in NAMES[1:]) / s[sketch]:.1f} ({sketch})"
+            for sketch in SKETCHES
+        )
     )
     print(
         f"NTK_VECTOR_PRODUCTS measured on {result['vector_products_n']} pictures, "

@@ -30,7 +30,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     networks = sorted({record.config["model"] for record in compared})
     figure, axes = harness.canvas(9.5, 3.6, 1, 2)
     bars, points = axes[0]
-    rows = []
+    rows: list[list[str]] = []
+    labels: list[str] = []
     for k, network in enumerate(networks):
         for j, (kind, full) in enumerate(scatter.KINDS.items()):
             chosen = [
@@ -53,10 +54,10 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                     ("measured", TRAINING_PARTS),
                 )
             )
-            at = 3 * (2 * k + j)
             label = f"{network}, {kind}"
-            _stack(bars, at, predicted, f"{label}:\npredict")
-            _stack(bars, at + 1, trained, f"{label}:\ntrain")
+            for word, parts in (("predict", predicted), ("train", trained)):
+                _stack(bars, len(labels), parts)
+                labels.append(f"{label}: {word}")
             seconds = np.array(
                 [
                     (r.curves["measured"].seconds[-1], r.curves["predicted"].seconds[-1])
@@ -88,16 +89,15 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                     f"{np.median(off):.0%} (at most {off.max():.0%})",
                 ]
             )
-    bars.set_xticks(bars.get_xticks(), bars.get_xticklabels(), fontsize=7)
-    bars.set(ylabel="seconds, median of the tasks", yscale="log")
-    handles, labels = bars.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    bars.legend(unique.values(), unique.keys(), frameon=False, fontsize=7)
-    limit = np.array([*points.get_xlim(), *points.get_ylim()])
-    limit = np.array([max(limit.min(), 1e-2), limit.max()])
+    bars.set_yticks(range(len(labels)), labels, fontsize=8)
+    bars.invert_yaxis()
+    bars.set_xlabel("seconds, median of the tasks")
+    handles = dict(zip(*bars.get_legend_handles_labels()[::-1], strict=True))
+    bars.legend(handles.values(), handles.keys(), frameon=False, fontsize=7)
+    limit = np.array([0.0, 1.05 * max(points.get_xlim()[1], points.get_ylim()[1])])
     points.plot(limit, limit, color="0.6", linewidth=1)
     points.set(xlabel="measured seconds of training", ylabel="predicted seconds")
-    points.set(xscale="log", yscale="log")
+    points.set(xlim=limit, ylim=limit)
     points.legend(frameon=False, fontsize=8)
     head = [
         "network",
@@ -125,20 +125,17 @@ _PART_COLOURS = {
 _OTHER = harness.COLOURS[2]
 
 
-def _stack(axis, at: int, parts: dict[str, float], label: str) -> None:
+def _stack(axis, at: int, parts: dict[str, float]) -> None:
     """One bar of parts; what has no colour of its own is one part, ``other``."""
     named = {part: s for part, s in parts.items() if part in _PART_COLOURS}
     named["other"] = sum(s for part, s in parts.items() if part not in _PART_COLOURS)
-    bottom = 0.0
+    left = 0.0
     for part in ("train_s", "kernel_s", "solve_s", "other", "reading_s", "compile_s"):
         if named.get(part):
             colour = _PART_COLOURS.get(part, _OTHER)
             name = part.removesuffix("_s")
-            axis.bar(at, named[part], bottom=bottom, color=colour, label=name)
-            bottom += named[part]
-    ticks = [*axis.get_xticks()] if axis.has_data() and at else []
-    labels = [text.get_text() for text in axis.get_xticklabels()] if ticks else []
-    axis.set_xticks([*ticks, at], [*labels, label], fontsize=7)
+            axis.barh(at, named[part], left=left, color=colour, label=name)
+            left += named[part]
 
 
 EXPERIMENT = harness.Experiment(
