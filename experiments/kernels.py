@@ -6,8 +6,8 @@
 Random projections of per-sample gradients at several dimensions and seeds, and kernels that
 keep less between outputs, against the exact kernel of the same task: relative error of the
 matrix (Frobenius), and deviation of the predicted times from those of the exact kernel, with
-the same mini-batches. No real training: what is scored is the kernel. Seconds are of a second
-call, without compilation.
+the same mini-batches. No real training: what is scored is the kernel. Seconds are without
+compilation.
 
 Expect: EXPECT_KERNELS
 """
@@ -39,7 +39,7 @@ class Config:
     """A task, and the projections to try on it."""
 
     of: study.Config
-    dimensions: tuple[int, ...] = (16, 64, 256, 1024)
+    dimensions: tuple[int, ...] = (64, 256, 1024)
     seeds: int = 3
 
 
@@ -93,8 +93,13 @@ def run(config: Config, out: Path) -> None:
         steps = np.arange(built.steps + 1)
         return Curve(steps, path.loss, path.accuracy, 1.0 * steps)
 
+    compiled: set[tuple] = set()
+
     def timed(kernel: Kernel) -> tuple[np.ndarray, float]:
-        kernel.compute(task.apply_fn, task.params, task.x)
+        program = (kernel.name, kernel.outputs, kernel.dimension)
+        if program not in compiled:
+            kernel.compute(task.apply_fn, task.params, task.x)
+            compiled.add(program)
         start = time.perf_counter()
         theta = kernel.compute(task.apply_fn, task.params, task.x)
         return theta, time.perf_counter() - start

@@ -80,8 +80,8 @@ def sketched_jacobian(
 
     Cost: one forward and ``c`` backward passes a sample; for each tensor of ``k`` inputs and
     ``o`` outputs, used at ``S`` positions, and dimension ``d = d1 d2``:
-    ``S (k d1 + c o d2 + c d)`` operations (``kronecker``), ``c S d`` (``coordinates``), else
-    ``c S k o``. No ``(n c)^2 p``.
+    ``S (k d1 + c o d2 + c d)`` operations (``kronecker``), ``c S d`` (``coordinates`` where
+    ``S d < k o``), else ``c S k o``. No ``(n c)^2 p``.
 
     Breaks when a sample's output depends on other samples.
     """
@@ -251,7 +251,13 @@ def _draw(
         if d_out < product.fan_out or product.groups > 1:
             sides["out"] = side("out", product.fan_out, d_out)
         return sides
-    if sketch.projection == "coordinates" and product is not None:
+    # Entry by entry it is products of chosen columns at every position: cheaper than all of
+    # the gradient where that is large and the positions few.
+    if (
+        sketch.projection == "coordinates"
+        and product is not None
+        and product.positions * d < product.columns
+    ):
         group = rng.integers(0, product.groups, d)
         return {
             "in": group * product.fan_in + rng.integers(0, product.fan_in, d),
