@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from tests.kernel import oracle
 from ttp_jax.kernel.sketch import Sketch, sketched_jacobian
@@ -90,6 +91,31 @@ def test_one_projection_for_all_samples(projection, monkeypatch):
     monkeypatch.setattr("ttp_jax.kernel.sketch.LARGEST_CHUNK", 2)
     in_twos = sketched_jacobian(apply_fn, *of)
     np.testing.assert_allclose(together, in_twos, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("side", [1, 4])
+def test_coordinates_of_a_convolution_are_unbiased(side):
+    """One position (products of columns) and sixteen (by way of the whole gradient)."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, side, side, 6)))
+    w = jnp.asarray(rng.normal(size=(3, 3, 6, 8)) / 8)
+    mix = jnp.asarray(rng.normal(size=(8, 2)))
+
+    def apply_fn(w, x):
+        f = lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.tanh(f).mean(axis=(1, 2)) @ mix
+
+    theta = oracle.explicit(apply_fn, w, x)
+    found = []
+    for seed in range(300):
+        z = sketched_jacobian(apply_fn, w, x, Sketch("coordinates", 40, seed))
+        assert z.shape == (6, 40)
+        found.append(z @ z.T)
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.abs((np.mean(found, axis=0) - theta) / error).max() < 4.5
 
 
 @pytest.mark.usefixtures("x64")
