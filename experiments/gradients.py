@@ -1,6 +1,6 @@
 """What gradients know of labels and features do not, and curves at one effective rate.
 
-    python -m experiments.gradients paper --data data      TIME_GRADIENTS, two cores
+    python -m experiments.gradients paper --data data      four minutes, two cores
     python -m experiments.gradients smoke                  a minute
 
 Zancato et al. (arXiv 2008.12478, Fig. 3): the pre-trained gradients of samples cluster by
@@ -10,7 +10,10 @@ beside that of the features before the head: where the residual lies among the e
 silhouette of the classes, label-gradient and label-feature correlation (Deshpande et al.,
 arXiv 2102.00084), and an embedding of both in the plane (t-SNE, scikit-learn's).
 
-Expect: EXPECT_GRADIENTS
+Expect: the correlation of labels with gradients above that with features for the embedded
+network on all five sets, at it or below for ResNet-50; silhouettes of features the higher
+nearly everywhere; half and more of the residual among the first ten of some hundreds of
+eigenvectors; the three curves at one effective rate within 2 % of each other in time.
 """
 
 import dataclasses
@@ -178,7 +181,6 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         )
     residual.set(xscale="log", xlabel="leading eigenvectors", ylim=(0, 1.02))
     residual.set_ylabel("share of the first residual")
-    residual.legend(frameon=False, fontsize=6)
     at = np.arange(len(names))
     for shift, column, label in ((-0.2, 1, "gradients (LGC)"), (0.2, 2, "features (LFC)")):
         values = [float(row[column]) for row in rows]
@@ -196,6 +198,13 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     curves.set_title("lines real, dots predicted", fontsize=9)
     curves.legend(frameon=False, fontsize=7)
     axes[1, 2].axis("off")
+    axes[1, 2].legend(
+        *residual.get_legend_handles_labels(),
+        loc="upper left",
+        frameon=False,
+        fontsize=8,
+        title="above: residual of",
+    )
     head = [
         "task",
         "LGC",
