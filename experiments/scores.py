@@ -8,15 +8,19 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from ttp_jax.evaluation import PREDICTION_PARTS
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve
 
 PREFIX = 0.05
 """Share of the real run that the power law is fitted to."""
-Method = Literal["predicted", "last layer", "random weights", "constant", "power law"]
+Method = Literal[
+    "predicted", "sketched", "last layer", "random weights", "constant", "power law"
+]
 METHODS: tuple[Method, ...] = (
     "predicted",
+    "sketched",
     "last layer",
     "random weights",
     "constant",
@@ -64,9 +68,12 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
     by_task: dict[str, dict[str, Record]] = {}
     for record in found:
         # What the baselines differ in does not name the task.
-        task = {**record.config, "weights": None, "kernel_outputs": None}
+        varied = ("weights", "kernel_outputs", "kernel", "sketch_dimension")
+        task = {**record.config, **dict.fromkeys(varied)}
         name = "predicted"
-        if record.config["kernel_outputs"] == "last_layer":
+        if record.config["kernel"] != "exact":
+            name = "sketched"
+        elif record.config["kernel_outputs"] == "last_layer":
             name = "last layer"
         elif record.config["weights"] == "random":
             name = "random weights"
@@ -79,14 +86,24 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "config": record.config,
             "trusted": record.result["trust"]["ok"],
-            "cost": record.result["cost"],
             "measured": within_of_final(record.curves["measured"], epsilon),
             "power law": power_law(record.curves["measured"], epsilon),
         }
-        for name in ("predicted", "last layer", "random weights"):
+        for name in ("predicted", "sketched", "last layer", "random weights"):
             if name in of_task:
                 curve = of_task[name].curves["predicted"]
                 row[name] = within_of_final(curve, epsilon)
+        row["cheaper"] = {
+            name: {
+                "seconds": record.result["cost"]["finetune_s"]
+                / sum(
+                    other.curves["predicted"].timings.get(p, 0) for p in PREDICTION_PARTS
+                ),
+                "operations": record.curves["measured"].flops
+                / other.curves["predicted"].flops,
+            }
+            for name, other in of_task.items()
+        }
         table.append(row)
     known = [row["measured"] for row in table]
     for k, row in enumerate(table):
