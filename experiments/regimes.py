@@ -1,6 +1,6 @@
 """Real, ODE and SDE curves at a low and a high learning rate; what the error depends on.
 
-    python -m experiments.regimes paper      TIME_REGIMES, two cores
+    python -m experiments.regimes paper      half an hour, two cores
     python -m experiments.regimes smoke      a minute
 
 Zancato et al. (arXiv 2008.12478, Fig. 2): the ODE suffices at a low rate, at a high one with
@@ -9,7 +9,9 @@ samples and batch size, all else as in the embedded default (momentum 0.9, 60 ep
 seeds. Solvers: ``simulate`` knows the batches of the run, ``sde`` their distribution, ``ode``
 nothing of them.
 
-Expect: EXPECT_REGIMES
+Expect: errors growing with the learning rate, from 2 % to 7 to 25 % for ``simulate``, up to 38 %
+for ``sde`` and 43 % for ``ode``, which also treat momentum as an effective rate; little
+change with the number of pictures (10 to 19 %).
 """
 
 import dataclasses
@@ -30,7 +32,7 @@ SOLVERS: dict[str, dict] = {
     "ode": {"solver": "ode"},
 }
 RATES = (2e-5, 5e-5, 1.5e-4, 5e-4, 1e-3, 2e-3)
-PER_CLASS = (10, 30, 60, 120)
+PER_CLASS = (10, 30, 60)
 BATCH_SIZES = (5, 10, 25, 75, None)
 CURVES = ({"lr": 5e-5}, {"lr": 1e-3, "batch_size": 5})
 """The two panels: a low rate, and a high one with small batches."""
@@ -185,6 +187,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                     label=solver,
                 )
         axis.set(xscale="log", xlabel=title, ylim=(0, None))
+        axis.minorticks_off()
     axes[1, 0].set_ylabel(f"error of the time to {EPSILON:.0%}")
     head = ["over", "value", "solver", "seeds", "median error", "least", "largest"]
     return harness.table(head, rows), {"regimes": figure}
