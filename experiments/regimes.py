@@ -9,8 +9,8 @@ samples and batch size, all else as in the embedded default (momentum 0.9, 60 ep
 seeds. Solvers: ``simulate`` knows the batches of the run, ``sde`` their distribution, ``ode``
 nothing of them.
 
-Expect: errors growing with the learning rate, from 2 % to 7 to 25 % for ``simulate``, up to 38 %
-for ``sde`` and 43 % for ``ode``, which also treat momentum as an effective rate; little
+Expect: errors growing with the learning rate, from 2 % to 7 to 25 % for ``simulate``, up to
+38 % for ``sde`` and 43 % for ``ode``, which also treat momentum as an effective rate; little
 change with the number of pictures (10 to 19 %).
 """
 
