@@ -67,7 +67,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     """Error and cost over ``k`` by task, and both as a table."""
     by_task: dict[str, dict[int, Record]] = {}
     for record in found:
-        same = {**record.config, "calibrate_steps": None}
+        same = {**harness.config_of(record), "calibrate_steps": None}
         k = record.config["calibrate_steps"]
         by_task.setdefault(repr(sorted(same.items())), {})[k] = record
     named: dict[str, list[dict[int, Record]]] = {}

@@ -5,6 +5,7 @@
 are an experiment's own. A run that is stopped goes on where it was when it is started again.
 """
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from ttp_jax import records
+from ttp_jax import records, study
 from ttp_jax.records import Record
 from ttp_jax.types import InputError
 
@@ -129,6 +130,11 @@ def main(experiment: Experiment, description: str | None) -> None:
         raise SystemExit(2) from None
     if failed:
         raise SystemExit(1)
+
+
+def config_of(record: Record) -> dict[str, Any]:
+    """Configuration of a study; an option newer than the record has its default."""
+    return {**dataclasses.asdict(study.Config()), **record.config}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

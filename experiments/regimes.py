@@ -74,7 +74,7 @@ def tasks(found: Sequence[Record]) -> list[dict[str, Record]]:
     """Records of one task together, by solver; the real run is with ``simulate``."""
     by_task: dict[str, dict[str, Record]] = {}
     for record in found:
-        same = {**record.config, "solver": None, "paths": None}
+        same = {**harness.config_of(record), "solver": None, "paths": None}
         by_task.setdefault(repr(sorted(same.items())), {})[record.config["solver"]] = record
     return [of_task for of_task in by_task.values() if "simulate" in of_task]
 

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from experiments import harness
 from ttp_jax.evaluation import PREDICTION_PARTS
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
@@ -69,7 +70,7 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
     for record in found:
         # What the baselines differ in does not name the task.
         varied = ("weights", "kernel_outputs", "kernel", "sketch_dimension")
-        task = {**record.config, **dict.fromkeys(varied)}
+        task = {**harness.config_of(record), **dict.fromkeys(varied)}
         name = "predicted"
         if record.config["kernel"] != "exact":
             name = "sketched"
