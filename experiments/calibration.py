@@ -89,7 +89,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                     said = scores.within_of_final(predicted, epsilon)
                     # What the real steps have seen is no prediction.
                     if asked and asked > k:
-                        errors.append(abs((said or np.inf) - asked) / asked)
+                        errors.append(scores.relative_error(said, asked))
                 shares.append(predicted.flops / real.flops)
             if not shares:
                 continue

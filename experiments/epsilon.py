@@ -29,10 +29,7 @@ def median_error(found: Sequence[Record], epsilon: float) -> tuple[float, float,
     table = [row for row in scores.rows(found, epsilon) if row["measured"]]
     if not table:
         return np.nan, np.nan, np.nan
-    errors = [
-        abs((row["predicted"] or np.inf) - row["measured"]) / row["measured"]
-        for row in table
-    ]
+    errors = [scores.relative_error(row["predicted"], row["measured"]) for row in table]
     low, middle, high = np.quantile(errors, (0.25, 0.5, 0.75), method="higher")
     return float(middle), float(low), float(high)
 

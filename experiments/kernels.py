@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from experiments import harness
+from experiments import harness, scores
 from ttp_jax import records, study
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Kernel
@@ -143,7 +143,7 @@ def _times(curve: Curve) -> dict[str, int | None]:
 def deviation(entry: dict[str, Any], exact: dict[str, Any]) -> float:
     """Largest relative deviation of a predicted time from the exact kernel's."""
     found = [
-        abs((entry["times"][e] or np.inf) - t) / t for e, t in exact["times"].items() if t
+        scores.relative_error(entry["times"][e], t) for e, t in exact["times"].items() if t
     ]
     return max(found) if found else np.nan
 

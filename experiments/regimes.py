@@ -87,7 +87,7 @@ def errors(of_task: dict[str, Record]) -> dict[str, float]:
     found = {}
     for solver, record in of_task.items():
         steps = scores.within_of_final(record.curves["predicted"], EPSILON)
-        found[solver] = abs((steps or np.inf) - real) / real
+        found[solver] = scores.relative_error(steps, real)
     return found
 
 

@@ -39,6 +39,11 @@ def within_of_final(curve: Curve, epsilon: float) -> int | None:
     return time_to_threshold(curve, epsilon, "within_of_final").steps
 
 
+def relative_error(named: int | None, measured: int) -> float:
+    """``|That - T|/T``; infinite where no time is named."""
+    return np.inf if named is None else abs(named - measured) / measured
+
+
 def power_law(curve: Curve, epsilon: float) -> int | None:
     """``L_t = a + b (1 + t)^(-s)`` fitted to the first steps of a real run, read alike."""
     count = max(4, int(PREFIX * len(curve.steps)))
@@ -123,10 +128,11 @@ def score(table: Sequence[dict[str, Any]], method: Method) -> dict[str, float] |
     if len(asked) < 2:
         return None
     measured = np.array([row["measured"] for row in asked], float)
-    named = np.array([row[method] or np.inf for row in asked], float)
+    named = np.array([np.inf if row[method] is None else row[method] for row in asked])
     error = np.abs(named - measured) / measured
     there = np.isfinite(named)
-    log_m, log_n = np.log(measured[there]), np.log(named[there])
+    # Step 0, met before the first one, has no logarithm.
+    log_m, log_n = np.log(measured[there]), np.log(np.maximum(named[there], 1.0))
     varied = there.sum() > 1 and np.ptp(log_n) > 0 and np.ptp(log_m) > 0
     spread = ((log_m - log_m.mean()) ** 2).sum() if varied else np.nan
     return {

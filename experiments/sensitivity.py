@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import harness, scatter
+from experiments import harness, scatter, scores
 from ttp_jax import study
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
@@ -124,7 +124,7 @@ def errors(found: Sequence[Record]) -> dict[str, list[float]]:
     base = [r for (change, _), r in by_id.items() if change == "base"]
 
     def error(measured: int | None, predicted: int | None) -> list[float]:
-        return [abs((predicted or np.inf) - measured) / measured] if measured else []
+        return [scores.relative_error(predicted, measured)] if measured else []
 
     table: dict[str, list[float]] = {}
     for name, read in READINGS.items():
