@@ -7,7 +7,7 @@ Zancato et al. (arXiv 2008.12478, Fig. 4 and Table 1): how the relative error of
 within epsilon of the end falls as epsilon grows from 1 to 40 %, for every set of pictures, at
 a low and a high learning rate. Draws the records of :mod:`experiments.scatter`.
 
-Expect: medians of 1 to 25 %. Where a run still falls at its end, as most of these do after
+Expect: medians of 0 to 25 %. Where a run still falls at its end, as most of these do after
 150 epochs, the time to within 1 % of the end lies near the end whatever is predicted: the
 errors are smallest there, and the largest thresholds, met within some tens of steps, the
 hardest. The paper finds the opposite order.
