@@ -1,6 +1,6 @@
 """Cheaper kernels: their error, what it does to the predicted time, and what they cost.
 
-    python -m experiments.kernels paper --data data      TIME_KERNELS, two cores
+    python -m experiments.kernels paper --data data      an hour and a half, two cores
     python -m experiments.kernels smoke                  a minute
 
 Random projections of per-sample gradients at several dimensions and seeds, and kernels that
@@ -9,7 +9,11 @@ matrix (Frobenius), and deviation of the predicted times from those of the exact
 the same mini-batches. No real training: what is scored is the kernel. Seconds are without
 compilation.
 
-Expect: EXPECT_KERNELS
+Expect: errors falling as one over the root of the dimension; predicted times within 3 % of the
+exact kernel's at 1,024 numbers a tensor by ``count_sketch`` and ``very_sparse``, 3 to 11 % off
+by ``kronecker`` at a like error of the matrix; blocks between outputs left out cost 11 % and
+more, everything but the last layer far more. On ResNet-50 the two dense projections take
+most of an hour.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Predicted against real time to threshold over many tasks, full batch and mini-batch.
 
-    python -m experiments.scatter embedded --data data    TIME_EMBEDDED, two cores
+    python -m experiments.scatter embedded --data data    two hours, two cores
     python -m experiments.scatter paper --data data       days on two cores; resumable
     python -m experiments.scatter smoke                   a minute
 
@@ -13,8 +13,9 @@ by a sketched kernel (``kronecker``, 1,024 numbers a tensor), and what needs no 
 gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
 the median of the other tasks, and a power law fitted to the first twentieth of the real run.
 
-Expect: predictions of the embedded network within a fifth at the median, the constant and the
-power law far behind; errors of 50 % and more among the runs that trust warns against.
+Expect: predictions of the embedded network 7 % off at the median, 17 % at worst for SGD, 16 %
+for GD but for one task at 53 %, which is trusted; the sketch early, 12 % off; everything else
+80 % off and more.
 """
 
 import dataclasses

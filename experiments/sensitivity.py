@@ -1,6 +1,6 @@
 """Choices that the paper leaves open, one at a time: what each does to the error.
 
-    python -m experiments.sensitivity paper --data data      TIME_SENSITIVITY, two cores
+    python -m experiments.sensitivity paper --data data      half an hour, two cores
     python -m experiments.sensitivity smoke                  a minute
 
 What is known of Zancato et al. (arXiv 2008.12478) does not say how curves are smoothed, what
@@ -11,7 +11,7 @@ and the median and largest relative errors of the time to 10 % are told. Varied 
 from the same two curves: smoothing, unit, length of the run. Varied in the prediction: solver,
 kernel. Varied in both: the head, momentum's treatment, the layers trained.
 
-Expect: EXPECT_SENSITIVITY
+Not run at this size yet: nothing is known of what to expect.
 """
 
 import dataclasses
