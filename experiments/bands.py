@@ -10,9 +10,9 @@ predictions with again other heads and streams. The coverage is the share of rea
 the start left out; that of the level 70 % from so many runs scatters by the standard error
 in the table (runs counted as independent, readings of a run not).
 
-Expect: far too few inside where the noise is smaller than the error of the linearisation: at the
-rate 5e-5 with batches of 5 bands over the batches hold 7 and 13 %. The other cases have not
-been run.
+Expect: far too few inside where the noise is smaller than the error of the linearisation: at
+the rate 5e-5 with batches of 5 bands over the batches hold 7 and 13 %. The other cases have
+not been run.
 """
 
 import dataclasses
