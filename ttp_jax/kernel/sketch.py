@@ -211,9 +211,10 @@ def _spread(values: jax.Array, count: int) -> jax.Array:
 
 def _side(rows: np.ndarray | None, signs: np.ndarray, to: int) -> np.ndarray:
     """``S = [V, (I - V V^T) R/sqrt(to - q)]``, ``V`` the ``q`` leading directions of rows."""
-    kept = 0 if rows is None else min(int(LEADING_SHARE * to), len(rows))
-    if kept == 0:
+    kept = int(LEADING_SHARE * to)
+    if rows is None or min(kept, len(rows)) == 0:
         return signs / math.sqrt(to)
+    kept = min(kept, len(rows))
     # Subspace iteration from the signs that are not needed otherwise (Halko, Martinsson and
     # Tropp, arXiv 0909.4061): a full decomposition would take longer than the backward pass.
     v = signs[:, :kept]
