@@ -56,31 +56,50 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 
 
-def smoke(data: Path) -> list[study.Config]:
-    """One short run."""
-    return [dataclasses.replace(BASE, per_class=6, batch_size=6, epochs=20)]
+Case = tuple[study.Command, study.Config]
+"""What to run of one choice: both curves, or the prediction alone."""
 
 
-def paper(data: Path) -> list[study.Config]:
+def cases(config: study.Config, choices: Sequence[str]) -> list[Case]:
+    """The base and some changes of it."""
+    return [
+        ("compare", config),
+        *(
+            (
+                "predict" if name in PREDICTED else "compare",
+                dataclasses.replace(config, **(PREDICTED.get(name) or TRAINED[name])),
+            )
+            for name in choices
+        ),
+    ]
+
+
+def smoke(data: Path) -> list[Case]:
+    """One short run, and a choice of each kind."""
+    small = dataclasses.replace(BASE, per_class=6, batch_size=6, epochs=20)
+    return cases(small, ("solver: ODE", "outputs: last layer", "head: zeros"))
+
+
+def paper(data: Path) -> list[Case]:
     """Three sets, two seeds."""
     sources = [
         "digits",
         *(f"npz:{data / 'datasets' / name}.npz" for name in scatter.SETS[:2]),
     ]
     return [
-        dataclasses.replace(BASE, data=source, seed=seed)
+        case
         for seed in range(2)
         for source in sources
+        for case in cases(
+            dataclasses.replace(BASE, data=source, seed=seed), (*PREDICTED, *TRAINED)
+        )
     ]
 
 
-def run(config: study.Config, out: Path) -> None:
-    """The base and every change of it."""
-    study.run("compare", config, out=out)
-    for change in PREDICTED.values():
-        study.run("predict", dataclasses.replace(config, **change), out=out)
-    for change in TRAINED.values():
-        study.run("compare", dataclasses.replace(config, **change), out=out)
+def run(case: Case, out: Path) -> None:
+    """One record."""
+    command, config = case
+    study.run(command, config, out=out)
 
 
 def _cut(curve: Curve, share: float) -> Curve:
