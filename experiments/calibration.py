@@ -7,7 +7,10 @@ One real run a task; predictions that take its first ``k`` steps for real, linea
 carry the momentum over and predict the rest. The tasks are some where one linearisation at
 the start is far off: the embedded network and CIFAR ResNet-20 trained whole.
 
-Not run at this size yet: nothing is known of what to expect.
+Expect: the embedded network on digits 25 % off at the start, 6 % after 10 real steps (its
+thresholds take 12 to 36); on clothes, where they take 82 to 256, little gained: 32 to 26 %
+after 50 (one seed of either). The whole costs 26 % of training's operations without real
+steps, 53 % with 50. ResNet-20 has not been run.
 """
 
 import dataclasses
@@ -100,14 +103,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                     name,
                     str(k),
                     str(len(errors)),
-                    "-"
-                    if np.isnan(middle)
-                    else "never"
-                    if np.isinf(middle)
-                    else f"{middle:.0%}",
-                    f"{max(errors):.0%}"
-                    if errors and np.isfinite(max(errors))
-                    else "never",
+                    _percent(middle),
+                    _percent(max(errors, default=np.nan)),
                     f"{np.median(shares):.0%}",
                 ]
             )
@@ -121,6 +118,10 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     axes[0, 0].legend(frameon=False, fontsize=8)
     head = ["task", "k", "thresholds", "median error", "largest", "operations / training"]
     return harness.table(head, rows), {"calibration": figure}
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.0%}"
 
 
 EXPERIMENT = harness.Experiment("calibration", {"smoke": smoke, "paper": paper}, run, draw)
