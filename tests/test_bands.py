@@ -42,6 +42,7 @@ def test_refuses():
         bands.coverage(curve([1, 2]), [curve([1, 2])], 0.7)
 
 
+@pytest.mark.slow
 def test_other_heads_of_a_study(tmp_path):
     config = study.Config(per_class=4, batch_size=5, epochs=2.0, heads=2, every=2)
     record, _ = study.run("predict", config, out=tmp_path, say=lambda line: None)

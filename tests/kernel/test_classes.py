@@ -46,6 +46,7 @@ def test_shares_respect_the_budget():
         layerwise_ntk(apply_fn, params, x, memory_budget_bytes=2 * 8 * 28**2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
 def test_words_for_outputs(model):

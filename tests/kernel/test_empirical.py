@@ -196,6 +196,7 @@ def test_chunks_change_nothing(model, n, monkeypatch):
     np.testing.assert_allclose(theta, expected, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_small_budget_takes_more_passes_and_changes_nothing(monkeypatch):
     apply_fn, params, x, whole = oracle.reference(oracle.mlp)
@@ -264,6 +265,7 @@ def test_small_eigenvalues_of_float32_jacobians(kind, monkeypatch):
     assert (single < 0).any(), "float32 sums would have passed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
 def test_float32_parameters(model):
     expected = oracle.reference(model)[-1]

@@ -68,6 +68,7 @@ def test_error_falls_with_the_dimension(projection, power):
     np.testing.assert_allclose(slope, power, atol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
 @pytest.mark.parametrize("projection", PROJECTIONS)

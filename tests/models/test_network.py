@@ -48,6 +48,7 @@ def wide(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "stages"),
     [
