@@ -15,18 +15,15 @@ the rate 5e-5 with batches of 5 bands over the batches hold 7 and 13 %. The othe
 not been run.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import harness
-from ttp_jax import bands, records, study
+from ttp_jax import bands, study
 from ttp_jax.finetune import finetune
 from ttp_jax.prediction import predict
 from ttp_jax.records import Record
@@ -72,10 +69,12 @@ def paper(data: Path) -> list[Config]:
 
 
 def run(config: Config, out: Path) -> None:
+    """One case."""
+    harness.once("bands", config, out, lambda: make(config))
+
+
+def make(config: Config) -> harness.Made:
     """Bands once, then real runs."""
-    run_id = records.run_id("bands", dataclasses.asdict(config), {})
-    if records.finished(out, run_id):
-        return
     built = study.build(
         study.Config(
             lr=config.lr,
@@ -88,13 +87,9 @@ def run(config: Config, out: Path) -> None:
     )
     task, sgd = built.task, built.sgd
     common = {"steps": built.steps, "every": 4}
-    drawn = config.over == "heads"
-
-    def with_head(seed: int):
-        params = jax.tree.map(jnp.asarray, built.head(seed))
-        return dataclasses.replace(task, params=params) if drawn else task
-
-    if drawn:
+    heads = config.over == "heads"
+    with_head = built.with_head if heads else lambda seed: task
+    if heads:
         curve = predict(task, sgd, seed=0, **common)
         others = [
             predict(with_head(seed), sgd, seed=seed, **common)
@@ -123,18 +118,15 @@ def run(config: Config, out: Path) -> None:
         )
         for edge in (np.min, np.max)
     )
-    record = Record(
-        run_id=run_id,
-        config=dataclasses.asdict(config),
+    return harness.Made(
         result={
             "coverage": covered,
             "standard_error": float(np.std(inside, ddof=1) / np.sqrt(len(runs))),
             "mean_off": float(np.max(np.abs(curve.loss / mean.loss - 1))),
         },
-        provenance={**built.provenance, **records.environment()},
+        provenance=built.provenance,
         curves={"predicted": curve, "measured": mean, "lowest": low, "highest": high},
     )
-    records.write(out, record)
 
 
 def draw(found: Sequence[Record]) -> harness.Drawing:

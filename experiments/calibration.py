@@ -103,8 +103,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                     name,
                     str(k),
                     str(len(errors)),
-                    _percent(middle),
-                    _percent(max(errors, default=np.nan)),
+                    harness.percent(middle),
+                    harness.percent(max(errors, default=np.nan)),
                     f"{np.median(shares):.0%}",
                 ]
             )
@@ -118,10 +118,6 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     axes[0, 0].legend(frameon=False, fontsize=8)
     head = ["task", "k", "thresholds", "median error", "largest", "operations / training"]
     return harness.table(head, rows), {"calibration": figure}
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.0%}"
 
 
 EXPERIMENT = harness.Experiment("calibration", {"smoke": smoke, "paper": paper}, run, draw)

@@ -82,13 +82,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     return text, {"epsilon": figure}
 
 
-EXPERIMENT = harness.Experiment(
-    "epsilon",
-    scatter.EXPERIMENT.presets,
-    scatter.run,
-    draw,
-    records_of=scatter.EXPERIMENT.name,
-)
+EXPERIMENT = scatter.EXPERIMENT.drawn_as("epsilon", draw)
 
 if __name__ == "__main__":
     harness.main(EXPERIMENT, __doc__)

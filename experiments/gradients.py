@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from experiments import harness, scatter, scores
-from ttp_jax import alignment, records, spectrum, study
+from ttp_jax import alignment, spectrum, study
 from ttp_jax.kernel.choice import Kernel
+from ttp_jax.kernel.classes import over_samples
 from ttp_jax.records import Record
 
 MODES = 60
@@ -84,10 +85,12 @@ def run(config: Clusters | study.Config, out: Path) -> None:
         study.run("compare", config, out=out)
         return
     described = study.Config(data=config.data, **config.options)
-    run_id = records.run_id("clusters", dataclasses.asdict(described), {})
-    if records.finished(out, run_id):
-        return
-    built = study.build(described)
+    harness.once("clusters", described, out, lambda: make(described))
+
+
+def make(config: study.Config) -> harness.Made:
+    """Both kernels of a task, and what they say of its labels."""
+    built = study.build(config)
     task = built.task
     f0 = np.asarray(task.apply_fn(task.params, task.x), np.float64)
     labels = np.asarray(task.y)
@@ -97,7 +100,7 @@ def run(config: Clusters | study.Config, out: Path) -> None:
         ("features", Kernel(outputs="last_layer")),
     ):
         theta = kernel.compute(task.apply_fn, task.params, task.x)
-        k = alignment.over_samples(theta, task.c)
+        k = over_samples(theta, task.c)
         shares = alignment.residual_in_modes(spectrum.of_gram(theta), f0, task.targets)
         found[name] = {
             "silhouette": alignment.class_separation(k, labels),
@@ -105,14 +108,7 @@ def run(config: Clusters | study.Config, out: Path) -> None:
             "residual": np.cumsum(shares)[:MODES],
             "plane": _embedding(k).round(3),
         }
-    record = Record(
-        run_id=run_id,
-        config=dataclasses.asdict(described),
-        result={"kernels": found, "labels": labels},
-        provenance={**built.provenance, **records.environment()},
-        curves={},
-    )
-    records.write(out, record)
+    return harness.Made({"kernels": found, "labels": labels}, built.provenance)
 
 
 def _embedding(k: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ are an experiment's own. A run that is stopped goes on where it was when it is s
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import tyro
 
 from ttp_jax import records, study
 from ttp_jax.records import Record
-from ttp_jax.types import InputError
+from ttp_jax.types import Curve, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +67,12 @@ class Experiment:
                 # One task that cannot be had must not cost the others.
                 failed.append(f"{config}: {error}")
         return failed
+
+    def drawn_as(
+        self, name: str, draw: Callable[[Sequence[Record]], Drawing]
+    ) -> "Experiment":
+        """Another figure from the same records."""
+        return dataclasses.replace(self, name=name, draw=draw, records_of=self.name)
 
     def records_in(self, out: Path) -> Path:
         """The folder of records under ``results/`` or another folder like it."""
@@ -135,6 +142,39 @@ def main(experiment: Experiment, description: str | None) -> None:
 def config_of(record: Record) -> dict[str, Any]:
     """Configuration of a study; an option newer than the record has its default."""
     return {**dataclasses.asdict(study.Config()), **record.config}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run that is no study leaves for its record."""
+
+    result: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """To be kept with the configuration, but not naming the run."""
+
+
+def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
+    """Keep what ``make`` gives as the record of a configuration, unless there is one."""
+    described = dataclasses.asdict(config)
+    run_id = records.run_id(kind, described, {})
+    if records.finished(out, run_id):
+        return
+    made = make()
+    record = Record(
+        run_id=run_id,
+        config={**described, **made.config},
+        result=made.result,
+        provenance={**made.provenance, **records.environment()},
+        curves=made.curves,
+    )
+    records.write(out, record)
+
+
+def percent(value: float) -> str:
+    """``-`` where there is none, ``never`` for an infinite error."""
+    return "-" if math.isnan(value) else "never" if math.isinf(value) else f"{value:.0%}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

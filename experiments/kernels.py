@@ -26,13 +26,12 @@ from typing import Any, get_args
 import numpy as np
 
 from experiments import harness, scores
-from ttp_jax import records, study
+from ttp_jax import study
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Kernel
 from ttp_jax.kernel.classes import Outputs
 from ttp_jax.kernel.sketch import Projection
 from ttp_jax.records import Record
-from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve
 
 EPSILONS = (0.4, 0.2, 0.1, 0.05)
@@ -83,10 +82,12 @@ def paper(data: Path) -> list[Config]:
 
 
 def run(config: Config, out: Path) -> None:
+    """One task."""
+    harness.once("kernels", config, out, lambda: make(config))
+
+
+def make(config: Config) -> harness.Made:
     """The exact kernel, then every other against it."""
-    run_id = records.run_id("kernels", dataclasses.asdict(config), {})
-    if records.finished(out, run_id):
-        return
     built = study.build(config.of)
     task = built.task
     f0 = np.asarray(task.apply_fn(task.params, task.x), np.float64)
@@ -130,18 +131,15 @@ def run(config: Config, out: Path) -> None:
                 "seconds": seconds,
             }
         )
-    record = Record(
-        run_id=run_id,
-        config={**dataclasses.asdict(config), **dataclasses.asdict(config.of)},
+    return harness.Made(
         result={"exact": {"times": reference, "seconds": exact_s}, "kernels": entries},
-        provenance={**built.provenance, **records.environment()},
-        curves={},
+        provenance=built.provenance,
+        config=dataclasses.asdict(config.of),
     )
-    records.write(out, record)
 
 
 def _times(curve: Curve) -> dict[str, int | None]:
-    return {str(e): time_to_threshold(curve, e, "within_of_final").steps for e in EPSILONS}
+    return {str(e): scores.within_of_final(curve, e) for e in EPSILONS}
 
 
 def deviation(entry: dict[str, Any], exact: dict[str, Any]) -> float:

@@ -72,10 +72,12 @@ def paper(data: Path) -> list[Config]:
 
 
 def run(config: Config, out: Path) -> None:
+    """One case."""
+    harness.once("noise", config, out, lambda: make(config))
+
+
+def make(config: Config) -> harness.Made:
     """The reference and every solver on one kernel."""
-    run_id = records.run_id("noise", dataclasses.asdict(config), {})
-    if records.finished(out, run_id):
-        return
     built = study.build(
         study.Config(
             per_class=config.per_class,
@@ -106,9 +108,7 @@ def run(config: Config, out: Path) -> None:
         path = solve(*of, **common)
         seconds[name] = time.perf_counter() - begin
         curves[name] = Curve(steps, path.loss, path.accuracy, 1.0 * steps)
-    record = records.Record(
-        run_id=run_id,
-        config=dataclasses.asdict(config),
+    return harness.Made(
         result={
             "scatter": float((scatter / losses.mean(0)).max()),
             "solvers": {
@@ -119,10 +119,9 @@ def run(config: Config, out: Path) -> None:
                 for name in seconds
             },
         },
-        provenance={**built.provenance, **records.environment()},
+        provenance=built.provenance,
         curves=curves,
     )
-    records.write(out, record)
 
 
 def _solvers(config: Config, sgd: SGD) -> dict[str, Callable]:

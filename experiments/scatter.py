@@ -114,9 +114,9 @@ def of_kind(table: Sequence[dict], *, full: bool) -> list[dict]:
     return [row for row in table if (row["config"]["batch_size"] is None) == full]
 
 
-def summary(found: Sequence[Record]) -> str:
-    """Methods at 10 %, then the predictions at every epsilon and set."""
-    table = scores.rows(found, SHOWN)
+def summary(table: Sequence[dict]) -> str:
+    """Scores of all methods, and what the predictions cost."""
+    table = scores.with_baselines(table, SHOWN)
     lines = []
     for kind, full in KINDS.items():
         chosen = of_kind(table, full=full)
@@ -132,11 +132,11 @@ def summary(found: Sequence[Record]) -> str:
     for kind, full in KINDS.items():
         chosen = of_kind(table, full=full)
         for method in ("predicted", "sketched", "last layer"):
-            found_costs = [r["cheaper"][method] for r in chosen if method in r["cheaper"]]
-            if found_costs:
+            costs = [r["cost"][method] for r in chosen if method in r["cost"]]
+            if costs:
                 medians = (
-                    np.median([c[unit] for c in found_costs])
-                    for unit in ("operations", "seconds")
+                    np.median([c[ratio] for c in costs])
+                    for ratio in ("ratio_flops", "ratio")
                 )
                 lines.append([kind, method, *(f"{value:.1f}" for value in medians)])
     return text + harness.table(["steps", "method", "in operations", "in seconds"], lines)
@@ -148,10 +148,9 @@ KINDS = {"GD": True, "SGD": False}
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """The table, and predicted against measured steps by set of pictures and trust."""
     figure, axes = harness.canvas(8.4, 4.3, 1, 2, sharex=True, sharey=True)
-    table = [
-        row for row in scores.rows(found, SHOWN) if row["measured"] and row.get("predicted")
-    ]
-    steps = [row[key] for row in table for key in ("measured", "predicted")]
+    table = scores.rows(found, SHOWN)
+    settled = [row for row in table if row["measured"] and row["predicted"]]
+    steps = [row[key] for row in settled for key in ("measured", "predicted")]
     limit = np.array([0.7 * min(steps), 1.4 * max(steps)]) if steps else np.array([1, 10])
     names = sorted({scores.pictures_of(record) for record in found})
     colour = dict(zip(names, harness.COLOURS, strict=False))
@@ -159,7 +158,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     for axis, (kind, full), within in zip(axes[0], KINDS.items(), (0.13, 0.2), strict=True):
         axis.fill_between(limit, limit * (1 - within), limit * (1 + within), color="0.9")
         axis.plot(limit, limit, color="0.6", linewidth=1)
-        for row in of_kind(table, full=full):
+        for row in of_kind(settled, full=full):
             name = Path(row["config"]["data"]).stem
             shown[f"{name}, {'trusted' if row['trusted'] else 'warned'}"] = axis.scatter(
                 row["measured"],
@@ -187,7 +186,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             fontsize=7,
             frameon=False,
         )
-    return summary(found), {"scatter": figure}
+    return summary(table), {"scatter": figure}
 
 
 EXPERIMENT = harness.Experiment(

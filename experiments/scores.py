@@ -9,7 +9,7 @@ import scipy.optimize
 import scipy.stats
 
 from experiments import harness
-from ttp_jax.evaluation import PREDICTION_PARTS
+from ttp_jax.evaluation import cost
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve
@@ -92,30 +92,31 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "config": record.config,
             "trusted": record.result["trust"]["ok"],
+            "curve": record.curves["measured"],
             "measured": within_of_final(record.curves["measured"], epsilon),
-            "power law": power_law(record.curves["measured"], epsilon),
         }
         for name in ("predicted", "sketched", "last layer", "random weights"):
             if name in of_task:
                 curve = of_task[name].curves["predicted"]
                 row[name] = within_of_final(curve, epsilon)
-        row["cheaper"] = {
-            name: {
-                "seconds": record.result["cost"]["finetune_s"]
-                / sum(
-                    other.curves["predicted"].timings.get(p, 0) for p in PREDICTION_PARTS
-                ),
-                "operations": record.curves["measured"].flops
-                / other.curves["predicted"].flops,
-            }
+        row["cost"] = {
+            name: cost(other.curves["predicted"], row["curve"])
             for name, other in of_task.items()
         }
         table.append(row)
+    return table
+
+
+def with_baselines(table: Sequence[dict[str, Any]], epsilon: float) -> list[dict[str, Any]]:
+    """The rows with what needs no kernel: the median of the others, and a power law."""
     known = [row["measured"] for row in table]
+    found = []
     for k, row in enumerate(table):
         others = [t for j, t in enumerate(known) if j != k and t is not None]
-        row["constant"] = float(np.median(others)) if others else None
-    return table
+        constant = float(np.median(others)) if others else None
+        law = power_law(row["curve"], epsilon)
+        found.append({**row, "constant": constant, "power law": law})
+    return found
 
 
 def score(table: Sequence[dict[str, Any]], method: Method) -> dict[str, float] | None:
@@ -168,14 +169,11 @@ def cells(values: dict[str, float] | None) -> list[str]:
     if values is None:
         return ["-"] * len(HEAD)
 
-    def percent(value: float) -> str:
-        return "-" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.0%}"
-
     return [
         f"{values['tasks']:.0f}",
         f"{values['missing']:.0f}",
         *(
-            percent(values[k])
+            harness.percent(values[k])
             for k in ("median", "mean", "p95", "within 12 %", "within 20 %")
         ),
         *(

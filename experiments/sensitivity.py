@@ -191,7 +191,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             [
                 name,
                 str(len(values)),
-                "never" if np.isinf(middle) else f"{middle:.0%}",
+                harness.percent(middle),
                 f"{max(named):.0%}" if named else "-",
                 str(len(values) - len(named)),
             ]

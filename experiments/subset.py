@@ -28,7 +28,7 @@ import numpy as np
 import ttp_jax as ttp
 from experiments import harness
 from ttp_jax import data as pictures
-from ttp_jax import models, records, trust
+from ttp_jax import models, trust
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.volterra import volterra
 from ttp_jax.kernel.empirical import empirical_ntk
@@ -70,10 +70,12 @@ def paper(data: Path) -> list[Config]:
 
 
 def run(config: Config, out: Path) -> None:
+    """One set of samples."""
+    harness.once("subset", config, out, lambda: make(config))
+
+
+def make(config: Config) -> harness.Made:
     """Spectra of all and of the subsets, their curves, and the real run."""
-    run_id = records.run_id("subset", dataclasses.asdict(config), {})
-    if records.finished(out, run_id):
-        return
     network = models.load("embedded").with_head(1, seed=config.seed, scale=3.0)
     split = network.split("stage2")
     drawn = pictures.read_task(
@@ -112,55 +114,47 @@ def run(config: Config, out: Path) -> None:
     def kept(loss: np.ndarray) -> Curve:
         return Curve(read, loss[read], np.full(len(read), np.nan), 1.0 * read)
 
-    def modes(n: int) -> tuple[np.ndarray, np.ndarray]:
-        spectrum = of_gram(theta[:n, :n])
-        return spectrum.eigvals, (spectrum.train_modes.T @ residual[:n]) ** 2
+    curves, times, spectra = {}, {}, {}
 
-    everything = modes(config.n)
-    curves = {"all": kept(curve(*everything, config.n))}
-    spectra = {"all": _thinned(*everything, config.n)}
-    times = {"all": _times(curve(*everything, config.n))}
+    def keep(name: str, eigvals: np.ndarray, energies: np.ndarray, n: int) -> None:
+        loss = curve(eigvals, energies, n)
+        curves[name], times[name] = kept(loss), _times(loss)
+        spectra[name] = _thinned(eigvals, energies, n)
+
+    everything = of_gram(theta)
+    keep("all", everything.eigvals, everything.energies(residual), config.n)
     for n0 in config.subsets:
-        eigvals, energies = modes(n0)
-        curves[f"subset {n0}"] = kept(curve(eigvals, energies, n0))
-        times[f"subset {n0}"] = _times(curve(eigvals, energies, n0))
         subset = from_subset(theta[:n0, :n0], residual[:n0], seed=config.seed)
-        found = curve(*subset.extended(config.n), config.n)
+        keep(f"subset {n0}", n0 * subset.eigvals, n0 * subset.energies, n0)
+        name = f"extended {n0}"
+        keep(name, *subset.extended(config.n), config.n)
         rng = np.random.default_rng(config.seed)
         drawn_losses = np.array(
             [curve(*subset.extended(config.n, rng), config.n) for _ in range(DRAWS)]
         )
-        curves[f"extended {n0}"] = dataclasses.replace(
-            kept(found),
+        curves[name] = dataclasses.replace(
+            curves[name],
             loss_quantiles={
                 level: np.quantile(drawn_losses, level, axis=0)[read]
                 for level in (0.025, 0.15, 0.85, 0.975)
             },
         )
-        times[f"extended {n0}"] = _times(found)
-        times[f"extended {n0}, 95 %"] = {
+        drawn_times = [_times(loss) for loss in drawn_losses]
+        times[f"{name}, 95 %"] = {
             str(e): np.quantile(
-                [_times(loss)[str(e)] or config.steps for loss in drawn_losses],
-                (0.025, 0.975),
+                [of_draw[str(e)] or config.steps for of_draw in drawn_times], (0.025, 0.975)
             )
             for e in EPSILONS
         }
-        spectra[f"extended {n0}"] = _thinned(*subset.extended(config.n), config.n)
-        spectra[f"subset {n0}"] = _thinned(eigvals, energies, n0)
     real = ttp.finetune(task, sgd, steps=config.steps, seed=config.seed, every=config.every)
     curves["measured"] = real
     times["measured"] = _read(real)
-    record = Record(
-        run_id=run_id,
-        config={**dataclasses.asdict(config), "lr": sgd.learning_rate},
+    return harness.Made(
         result={"times": times, "spectra": spectra},
-        provenance={
-            "data": {"source": config.data, "classes": drawn.sample.class_names},
-            **records.environment(),
-        },
+        provenance={"data": {"source": config.data, "classes": drawn.sample.class_names}},
         curves=curves,
+        config={"lr": sgd.learning_rate},
     )
-    records.write(out, record)
 
 
 def _times(loss: np.ndarray) -> dict[str, int | None]:

@@ -138,13 +138,7 @@ def _stack(axis, at: int, parts: dict[str, float]) -> None:
             left += named[part]
 
 
-EXPERIMENT = harness.Experiment(
-    "wall_clock",
-    scatter.EXPERIMENT.presets,
-    scatter.run,
-    draw,
-    records_of=scatter.EXPERIMENT.name,
-)
+EXPERIMENT = scatter.EXPERIMENT.drawn_as("wall_clock", draw)
 
 if __name__ == "__main__":
     harness.main(EXPERIMENT, __doc__)

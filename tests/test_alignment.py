@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import silhouette_score
 
 from ttp_jax import alignment
+from ttp_jax.kernel.classes import over_samples
 from ttp_jax.spectrum import of_gram
 from ttp_jax.types import InputError
 
@@ -16,7 +17,7 @@ def test_over_samples_is_the_mean_of_the_outputs_kernels():
     jacobian = rng.normal(size=(5, 2, 7))
     theta = jacobian.reshape(10, 7) @ jacobian.reshape(10, 7).T
     expected = np.einsum("iap,jap->ij", jacobian, jacobian) / 2
-    np.testing.assert_allclose(alignment.over_samples(theta, 2), expected, atol=1e-12)
+    np.testing.assert_allclose(over_samples(theta, 2), expected, atol=1e-12)
 
 
 def test_shares_of_the_residual():

@@ -1,8 +1,8 @@
 """What a kernel says of a task before anything is solved: do its directions know the labels?
 
 All functions take a kernel over samples. From the kernel ``[nc, nc]`` of all outputs that is
-``K = (1/c) sum_a Theta_aa``, what :func:`over_samples` gives; the kernel of features is
-``Phi Phi^T``.
+``K = (1/c) sum_a Theta_aa``, what :func:`ttp_jax.kernel.classes.over_samples`
+gives; the kernel of features is ``Phi Phi^T``.
 """
 
 import numpy as np
@@ -10,12 +10,6 @@ from jaxtyping import Float, Int
 
 from ttp_jax.spectrum import Spectrum
 from ttp_jax.types import InputError
-
-
-def over_samples(theta: Float[np.ndarray, "nc nc"], c: int) -> Float[np.ndarray, "n n"]:
-    """``K[i, j] = (1/c) sum_a Theta[(i,a),(j,a)]``: gradients compared output by output."""
-    n = len(theta) // c
-    return np.einsum("iaja->ij", theta.reshape(n, c, n, c)) / c
 
 
 def residual_in_modes(
@@ -30,7 +24,7 @@ def residual_in_modes(
     span everything.
     """
     residual = (np.asarray(targets) - np.asarray(f0)).reshape(-1)
-    return (spectrum.train_modes.T @ residual) ** 2 / (residual @ residual)
+    return spectrum.energies(residual) / (residual @ residual)
 
 
 def label_correlation(

@@ -1,5 +1,6 @@
 """A few real steps before the linearisation, by the same description of the optimiser."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -33,13 +34,34 @@ def at_the_start(task: Task) -> Start:
     return Start(task.params, None, 0, np.zeros(0), np.zeros(0))
 
 
+def step_in_weights(task: Task, sgd: SGD) -> Callable:
+    """One step ``(w, v, eta, x, y, rows) -> (w, v)`` on rows of ``x`` and ``y``, or on all.
+
+    ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)``, as
+    :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights).
+    """
+    batch_loss = outputs.batch_loss(task)
+    origin = task.params if sgd.decay_toward == "initial" else None
+
+    def step(w, v, eta, x, y, rows):
+        G = jax.grad(batch_loss)(w, x, y, rows)
+        if sgd.weight_decay:
+            pulled = w if origin is None else jax.tree.map(jnp.subtract, w, origin)
+            G = jax.tree.map(lambda g, p: g + sgd.weight_decay * p, G, pulled)
+        v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, G)
+        moves = v
+        if sgd.nesterov:
+            moves = jax.tree.map(lambda g, a: g + sgd.momentum * a, G, v)
+        w = jax.tree.map(lambda a, m: (a - eta * m).astype(a.dtype), w, moves)
+        return w, v
+
+    return step
+
+
 def real_steps(
     task: Task, sgd: SGD, *, calibrate_steps: int, steps: int, read: np.ndarray, seed: int
 ) -> Start:
     """Train for the first ``calibrate_steps`` of ``steps``, on their mini-batches.
-
-    ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)``, as
-    :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights).
 
     Args:
         task: What to train.
@@ -54,22 +76,7 @@ def real_steps(
     rates = sgd.learning_rates(steps)
     stream = sgd.batches(task.n, steps, seed)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
-    batch_loss = outputs.batch_loss(task)
-    origin = task.params if sgd.decay_toward == "initial" else None
-
-    @jax.jit
-    def step(w, v, eta, x, y, rows):
-        G = jax.grad(batch_loss)(w, x, y, rows)
-        if sgd.weight_decay:
-            pulled = w if origin is None else jax.tree.map(jnp.subtract, w, origin)
-            G = jax.tree.map(lambda g, p: g + sgd.weight_decay * p, G, pulled)
-        v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, G)
-        moves = v
-        if sgd.nesterov:
-            moves = jax.tree.map(lambda g, a: g + sgd.momentum * a, G, v)
-        w = jax.tree.map(lambda a, m: (a - eta * m).astype(a.dtype), w, moves)
-        return w, v
-
+    step = jax.jit(step_in_weights(task, sgd))
     forward = jax.jit(task.apply_fn)
     curve = []
 

@@ -209,9 +209,10 @@ def predict(
         timings=timings,
         flops=expected.flops
         + expected.forward_flops_per_sample
-        * (9 * task.n + 3 * steps_timed * (sgd.batch_size or task.n))
-        + expected.forward_flops_per_sample
-        * (3 * calibrate_steps * (sgd.batch_size or task.n) + task.n * len(start.loss))
+        * (
+            (9 + len(start.loss)) * task.n
+            + 3 * (steps_timed + calibrate_steps) * (sgd.batch_size or task.n)
+        )
         + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2,
     )
 
@@ -292,26 +293,19 @@ def _described(kernel: KernelName | Kernel) -> Kernel:
 def step_seconds(task: Task, sgd: SGD) -> tuple[float, int]:
     """Median seconds of one training step of this task, compilation apart; steps it took.
 
-    The step has the gathering, gradient and momentum update of a real one; its result is
-    thrown away.
+    Of a real step it has everything but the schedule; its result is thrown away.
     """
     size = sgd.batch_size or task.n
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
-
-    batch_loss = outputs.batch_loss(task)
-
-    def step(w, v, x, y, rows):
-        gradient = jax.grad(batch_loss)(w, x, y, rows)
-        v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, gradient)
-        return jax.tree.map(lambda a, b: a - 1e-3 * b, w, v), v
-
     rows = jnp.arange(size) % task.n
     w = jax.tree.map(jnp.asarray, task.params)
     v = jax.tree.map(jnp.zeros_like, w)
-    compiled = jax.jit(step).lower(w, v, x, y, rows).compile()
+    eta = 1e-3
+    step = calibration.step_in_weights(task, sgd)
+    compiled = jax.jit(step).lower(w, v, eta, x, y, rows).compile()
     took: list[float] = []
     while len(took) < _TIMED_STEPS and sum(took) < _TIMED_SECONDS:
         start = time.perf_counter()
-        w, v = jax.block_until_ready(compiled(w, v, x, y, rows))
+        w, v = jax.block_until_ready(compiled(w, v, eta, x, y, rows))
         took.append(time.perf_counter() - start)
     return float(np.median(took)), len(took)

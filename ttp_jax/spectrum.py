@@ -21,6 +21,10 @@ class Spectrum:
     train_modes: Float[np.ndarray, "nc r"]
     clipped_mass: float
 
+    def energies(self, residual: Float[np.ndarray, " nc"]) -> Float[np.ndarray, " r"]:
+        """``(v_k . r)^2``: how much of a residual, flattened alike, lies in each mode."""
+        return (self.train_modes.T @ residual) ** 2
+
 
 def of_gram(theta: Float[np.ndarray, "nc nc"]) -> Spectrum:
     """Spectrum of a symmetric positive semi-definite Gram matrix, in float64.

@@ -118,6 +118,10 @@ class Built:
     head: Callable[[int], Params]
     """Trained weights with the head of another seed."""
 
+    def with_head(self, seed: int) -> Task:
+        """The task with the head of another seed."""
+        return dataclasses.replace(self.task, params=self.head(seed))
+
     @property
     def memory_budget_bytes(self) -> int | None:
         """For the kernel."""
@@ -140,13 +144,13 @@ def build(config: Config) -> Built:
         # the less the features have to move, and the better one linearisation holds (lazy
         # training; Chizat et al., arXiv 1812.07956).
         scale = 1.0 if network.config["family"] == "imagenet" else 3.0
-    backbone = network
 
     def split_with_head(seed: int) -> models.Split:
-        headed = backbone.with_head(
+        headed = network.with_head(
             config.classes, seed=seed, init=config.head_init, scale=scale
         )
-        return headed.split(_last_frozen(config))
+        split = headed.split(_last_frozen(config))
+        return split._replace(params=jax.tree.map(jnp.asarray, split.params))
 
     split = split_with_head(config.seed)
     task_pictures = data.read_task(
@@ -161,7 +165,7 @@ def build(config: Config) -> Built:
         x = map_samples(split.frozen, x, largest=32, description="frozen stages")
     task = Task(
         apply_fn=split.apply_fn,
-        params=jax.tree.map(jnp.asarray, split.params),
+        params=split.params,
         x=jnp.asarray(x),
         y=task_pictures.labels,
         loss=config.loss,
@@ -259,10 +263,11 @@ def run(
     records.require_writable(out)
     built = build(config)
     sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    options = dataclasses.asdict(config)
+    plain = json.loads(json.dumps(options))
     # An option that is left alone does not name the run: a new one leaves old runs finished.
     defaults = dataclasses.asdict(Config())
-    asked_for = {k: v for k, v in dataclasses.asdict(config).items() if v != defaults[k]}
+    asked_for = {k: v for k, v in options.items() if v != defaults[k]}
     run_id = records.run_id(command, asked_for, sources)
     if records.finished(out, run_id) and not force:
         say(f"finished before, read from {out / run_id} (--force runs it again)")
@@ -325,14 +330,13 @@ def _with_heads(
     others = []
     for k in range(config.heads):
         seed = config.seed + OTHER_HEADS * (k + 1)
-        params = jax.tree.map(jnp.asarray, built.head(seed))
         others.append(
             predict(
-                dataclasses.replace(built.task, params=params),
+                built.with_head(seed),
                 built.sgd,
                 seed=seed,
                 effective_rate=config.effective_rate,
-                **{**asked, "paths": 0},
+                **asked,
             )
         )
     timings = {

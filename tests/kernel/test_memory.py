@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,8 +50,11 @@ print(status("VmHWM") - before, passes)
     ("budget", "several_passes"), [(800_000_000, False), (250_000_000, True)]
 )
 def test_the_peak_stays_under_the_budget(budget, several_passes):
+    # What the C library keeps of freed memory depends on the order of its threads; with
+    # large blocks handed back at once the peak is what was asked for, and repeats.
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(budget)],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"},
         check=True,
         capture_output=True,
         text=True,

@@ -24,10 +24,15 @@ def block_diagonal(theta: Float[np.ndarray, "nc nc"], c: int) -> Float[np.ndarra
     return (theta.reshape(n, c, n, c) * np.eye(c)[None, :, None, :]).reshape(n * c, n * c)
 
 
+def over_samples(theta: Float[np.ndarray, "nc nc"], c: int) -> Float[np.ndarray, "n n"]:
+    """``K[i, j] = (1/c) sum_a Theta[(i,a),(j,a)]``: gradients compared output by output."""
+    n = len(theta) // c
+    return np.einsum("iaja->ij", theta.reshape(n, c, n, c)) / c
+
+
 def mean_block(theta: Float[np.ndarray, "nc nc"], c: int) -> Float[np.ndarray, "nc nc"]:
     """``trace``: ``((1/c) sum_a Theta_aa) (x) I_c``."""
-    n = len(theta) // c
-    return for_all_outputs(np.einsum("iaja->ij", theta.reshape(n, c, n, c)) / c, c)
+    return for_all_outputs(over_samples(theta, c), c)
 
 
 def for_all_outputs(kernel: Float[np.ndarray, "n n"], c: int) -> Float[np.ndarray, "nc nc"]:

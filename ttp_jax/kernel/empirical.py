@@ -69,7 +69,9 @@ def empirical_ntk(
             ``"nt_vector_products"``, neural-tangents', whose sums are in the precision of
             the parameters.
         memory_budget_bytes: What may be used beside what is already there; half of the
-            free memory by default.
+            free memory by default. It bounds what is asked for: resident memory was seen a
+            tenth above it, where glibc kept freed blocks (``MALLOC_MMAP_THRESHOLD_=100000``
+            in the environment makes it hand them back).
 
     Returns:
         float64 ``[n*c, n*c]``, sample-major, symmetric.
