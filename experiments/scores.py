@@ -108,11 +108,20 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
 
 
 def with_baselines(table: Sequence[dict[str, Any]], epsilon: float) -> list[dict[str, Any]]:
-    """The rows with what needs no kernel: the median of the others, and a power law."""
-    known = [row["measured"] for row in table]
+    """The rows with what needs no kernel: the median of the others, and a power law.
+
+    The others are those with the same batch size: steps over everything are not comparable
+    with steps over a few.
+    """
     found = []
-    for k, row in enumerate(table):
-        others = [t for j, t in enumerate(known) if j != k and t is not None]
+    for row in table:
+        others = [
+            other["measured"]
+            for other in table
+            if other is not row
+            and other["measured"] is not None
+            and other["config"]["batch_size"] == row["config"]["batch_size"]
+        ]
         constant = float(np.median(others)) if others else None
         law = power_law(row["curve"], epsilon)
         found.append({**row, "constant": constant, "power law": law})
