@@ -61,9 +61,9 @@ def paper(data: Path) -> list[study.Config]:
 
 def run(config: study.Config, out: Path) -> None:
     """The real run beside the prediction without steps; then those with."""
-    study.run("compare", config, out=out)
+    harness.studied("compare", config, out)
     for k in (k for k in STEPS[1:] if k < 50 or config.epochs > 20):
-        study.run("predict", dataclasses.replace(config, calibrate_steps=k), out=out)
+        harness.studied("predict", dataclasses.replace(config, calibrate_steps=k), out)
 
 
 def draw(found: Sequence[Record]) -> harness.Drawing:

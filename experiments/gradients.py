@@ -82,7 +82,7 @@ def paper(data: Path) -> list[Clusters | study.Config]:
 def run(config: Clusters | study.Config, out: Path) -> None:
     """A real run beside its prediction, or the two kernels of a task."""
     if isinstance(config, study.Config):
-        study.run("compare", config, out=out)
+        harness.studied("compare", config, out)
         return
     described = study.Config(data=config.data, **config.options)
     harness.once("clusters", described, out, lambda: make(described))

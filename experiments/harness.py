@@ -172,6 +172,17 @@ def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
     records.write(out, record)
 
 
+_KERNELS = study.Kernels()
+
+
+def studied(command: study.Command, config: study.Config, out: Path) -> tuple[Record, Path]:
+    """``study.run``, where runs that differ in the optimiser alone share their kernel.
+
+    Its seconds stand in the record of each as if it had been computed there.
+    """
+    return study.run(command, config, out=out, kernels=_KERNELS)
+
+
 def percent(value: float) -> str:
     """``-`` where there is none, ``never`` for an infinite error."""
     return "-" if math.isnan(value) else "never" if math.isinf(value) else f"{value:.0%}"

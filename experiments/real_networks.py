@@ -76,7 +76,7 @@ def paper(data: Path) -> list[study.Config]:
 
 def run(config: study.Config, out: Path) -> None:
     """One comparison."""
-    record, _ = study.run("compare", config, out=out)
+    record, _ = harness.studied("compare", config, out)
     print("\n".join(table.cost_lines(record)), file=sys.stderr)
 
 

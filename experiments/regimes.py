@@ -62,12 +62,12 @@ def paper(data: Path) -> list[study.Config]:
 
 def run(config: study.Config, out: Path) -> None:
     """The real run beside ``simulate``, and the two predictions that know no batches."""
-    study.run("compare", config, out=out)
+    harness.studied("compare", config, out)
     for name in ("sde", "ode"):
         asked = dataclasses.replace(config, **SOLVERS[name])
         if config.batch_size is None and name == "sde":
             continue
-        study.run("predict", asked, out=out)
+        harness.studied("predict", asked, out)
 
 
 def tasks(found: Sequence[Record]) -> list[dict[str, Record]]:

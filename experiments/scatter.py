@@ -101,13 +101,13 @@ def _tasks(data: Path, networks: list[dict]) -> list[study.Config]:
 
 def run(config: study.Config, out: Path) -> None:
     """The comparison, a cheaper kernel, and the baselines that are predictions themselves."""
-    study.run("compare", config, out=out)
+    harness.studied("compare", config, out)
     sketched = dataclasses.replace(config, kernel="kronecker", sketch_dimension=1024)
-    study.run("predict", sketched, out=out)
+    harness.studied("predict", sketched, out)
     last_layer = dataclasses.replace(config, kernel_outputs="last_layer")
-    study.run("predict", last_layer, out=out)
+    harness.studied("predict", last_layer, out)
     if config.seed == 0:
-        study.run("predict", dataclasses.replace(config, weights="random"), out=out)
+        harness.studied("predict", dataclasses.replace(config, weights="random"), out)
 
 
 def of_kind(table: Sequence[dict], *, full: bool) -> list[dict]:

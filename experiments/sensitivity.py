@@ -99,7 +99,7 @@ def paper(data: Path) -> list[Case]:
 def run(case: Case, out: Path) -> None:
     """One record."""
     command, config = case
-    study.run(command, config, out=out)
+    harness.studied(command, config, out)
 
 
 def _cut(curve: Curve, share: float) -> Curve:

@@ -1,5 +1,6 @@
 """From a task to its predicted curve, without a training step."""
 
+import dataclasses
 import time
 from typing import Literal, get_args
 
@@ -14,7 +15,7 @@ from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
-from ttp_jax.kernel.choice import Kernel, KernelName
+from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
@@ -34,7 +35,7 @@ def predict(
     *,
     steps: int,
     solver: Solver = "simulate",
-    kernel: KernelName | Kernel = "exact",
+    kernel: KernelName | Kernel | Computed = "exact",
     seed: int = 0,
     every: int = 1,
     paths: int = 0,
@@ -57,8 +58,9 @@ def predict(
             the closed form for the full batch under MSE; ``"moments"`` gives the expected
             loss, ``"moments_sde"`` that of the continuous process, ``"sde"`` sample paths
             of it, ``"ode"`` its drift alone.
-        kernel: ``"exact"`` or another name of :class:`ttp_jax.kernel.choice.Kernel`, or one
-            of those with options of its own.
+        kernel: ``"exact"`` or another name of :class:`ttp_jax.kernel.choice.Kernel`, one of
+            those with options of its own, or one that was computed before for this task
+            (``Kernel("exact").of(task)``): for other rates, batches or solvers.
         seed: Of the stream of mini-batches, the same as in :func:`ttp_jax.finetune`.
         every: Read the curve every so many steps.
         paths: Of ``"simulate"`` and ``"sde"``: how many random paths the bands around the
@@ -135,12 +137,14 @@ def predict(
     timings["forward_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
-    with measured() as part:
-        theta = _described(kernel).compute(
-            task.apply_fn, start.params, task.x, memory_budget_bytes=memory_budget_bytes
+    if not isinstance(kernel, Computed):
+        kernel = _described(kernel).of(
+            dataclasses.replace(task, params=start.params),
+            memory_budget_bytes=memory_budget_bytes,
         )
-    timings["kernel_s"] = part.run_s
-    timings["compile_s"] += part.compile_s
+    theta = kernel.theta
+    timings["kernel_s"] = kernel.run_s
+    timings["compile_s"] += kernel.compile_s
 
     with measured() as part, bar(f"dynamics ({solver})", None):
         common = {"loss": task.loss, "steps": steps, "every": every}
@@ -223,7 +227,7 @@ def cost_ahead(
     *,
     steps: int,
     solver: Solver = "simulate",
-    kernel: KernelName | Kernel = "exact",
+    kernel: KernelName | Kernel | Computed = "exact",
     every: int = 1,
     paths: int = 0,
     noise: Noise = "exact",
@@ -263,6 +267,17 @@ def cost_ahead(
         raise InputError(
             f"calibrate_steps needs solver 'simulate', got {solver!r}; leave it at 0"
         )
+    if isinstance(kernel, Computed):
+        if calibrate_steps:
+            raise InputError(
+                "a kernel that was computed before is that of the weights at the start, got "
+                f"calibrate_steps {calibrate_steps}; name the kernel instead"
+            )
+        if len(kernel.theta) != task.n * task.c:
+            raise InputError(
+                f"the kernel must be that of this task, [{task.n * task.c}, "
+                f"{task.n * task.c}], got {kernel.theta.shape}; compute it by Kernel.of(task)"
+            )
     if paths < 0:
         raise InputError(f"paths must not be negative, got {paths}")
     if paths and solver not in ("simulate", "sde"):
@@ -286,7 +301,9 @@ def _preceded(seen, quantiles):
     return {level: np.concatenate([seen, values]) for level, values in quantiles.items()}
 
 
-def _described(kernel: KernelName | Kernel) -> Kernel:
+def _described(kernel: KernelName | Kernel | Computed) -> Kernel:
+    if isinstance(kernel, Computed):
+        return kernel.described
     return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
 
 

@@ -16,7 +16,7 @@ from ttp_jax import bands, data, evaluation, models, records, schedules
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
-from ttp_jax.kernel.choice import Kernel, KernelName
+from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.classes import Outputs
 from ttp_jax.optimizers import SGD, DecayToward
 from ttp_jax.prediction import Solver, cost_ahead, predict
@@ -183,7 +183,7 @@ def build(config: Config) -> Built:
             "source": network.source,
             "sha256": network.weights_sha256,
             "architecture": network.config,
-            "head": {"init": config.head_init, "scale": scale},
+            "head": {"init": config.head_init, "scale": scale, "seed": config.seed},
             "trained_stages": list(split.params),
         },
         "data": {
@@ -228,12 +228,38 @@ def _affordable_every(n: int, batch_size: int) -> int:
     return int(np.ceil(n / (READING_SHARE * 3 * batch_size)))
 
 
+class Kernels:
+    """The last few kernels, for runs that differ in nothing that a kernel depends on.
+
+    Args:
+        kept: How many, each of ``8 (n c)^2`` bytes; the oldest goes first.
+    """
+
+    def __init__(self, kept: int = 4) -> None:
+        self._kept = kept
+        self._by_key: dict[str, Computed] = {}
+
+    def of(self, built: Built, kernel: Kernel) -> Computed:
+        """The kernel of a task as it was computed before, or computed now."""
+        made_of = [built.provenance[part] for part in ("weights", "data")]
+        key = repr((kernel, made_of))
+        found = self._by_key.pop(key, None)
+        if found is None:
+            # Room first: two at a time may be what fits.
+            while len(self._by_key) >= self._kept:
+                del self._by_key[next(iter(self._by_key))]
+            found = kernel.of(built.task, memory_budget_bytes=built.memory_budget_bytes)
+        self._by_key[key] = found
+        return found
+
+
 def run(
     command: Command,
     config: Config,
     *,
     out: Path,
     force: bool = False,
+    kernels: Kernels | None = None,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> tuple[records.Record, Path]:
     """Do what the command says and keep its record; a finished run is read, not repeated.
@@ -243,6 +269,8 @@ def run(
         config: What to do.
         out: Folder of records.
         force: Run again although there is a record.
+        kernels: Of earlier runs; a kernel found there is not computed again, and its
+            seconds count as this run's all the same.
         say: Receives a line on what is going on.
 
     Returns:
@@ -296,12 +324,15 @@ def run(
         say(line)
     curves: dict[str, Curve] = {}
     if command != "finetune":
+        shared = {}
+        if kernels is not None and not config.calibrate_steps:
+            shared["kernel"] = kernels.of(built, asked["kernel"])
         curves["predicted"] = predict(
             built.task,
             built.sgd,
             seed=config.seed,
             effective_rate=config.effective_rate,
-            **asked,
+            **{**asked, **shared},
         )
         if config.heads:
             curves["predicted"] = _with_heads(built, config, curves["predicted"], asked)

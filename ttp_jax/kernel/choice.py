@@ -1,4 +1,4 @@
-"""One description of a kernel: which parameters and outputs it covers, and how it is made."""
+"""Which kernel: the parameters and outputs it covers, how it is made, and one that is there."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from jaxtyping import Float
 from ttp_jax.kernel import classes, fitting, memory
 from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
 from ttp_jax.kernel.sketch import Projection, Sketch, sketched_jacobian
-from ttp_jax.types import ApplyFn, InputError, Params
+from ttp_jax.timing import measured
+from ttp_jax.types import ApplyFn, InputError, Params, Task
 
 KernelName = Literal[
     "exact",
@@ -141,3 +142,28 @@ class Kernel:
             seconds=found.seconds * (passes + product) / found.flops,
             jacobian_passes=1,
         )
+
+    def of(self, task: Task, *, memory_budget_bytes: int | None = None) -> "Computed":
+        """The kernel of a task at its weights, for any number of predictions."""
+        with measured() as part:
+            theta = self.compute(
+                task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
+            )
+        return Computed(self, theta, part.run_s, part.compile_s)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A kernel that is there: predictions that differ in the optimiser alone can share it.
+
+    Args:
+        described: What it is.
+        theta: The kernel.
+        run_s: What it took, which every prediction by it counts as its own.
+        compile_s: And the compilation.
+    """
+
+    described: Kernel
+    theta: Float[np.ndarray, "nc nc"]
+    run_s: float
+    compile_s: float
