@@ -9,7 +9,8 @@ pictures, gradient descent (GD) and SGD at two learning rates each, the time at 
 is within 10 % of its initial value of where it ends. ``embedded``: the network that comes with
 the package, last stage and head. ``paper``: ImageNet ResNet-50 (last stage and head) and CIFAR
 ResNet-20. Both on 5 classes x 150 pictures for 150 epochs. Beside the predictions stand those
-by a sketched kernel (``kronecker``, 1,024 numbers a tensor), and what needs no dynamics of
+by the kernel of some of the pictures (:mod:`ttp_jax.extrapolation`), by a sketched kernel
+(``kronecker``, 1,024 numbers a tensor), and what needs no dynamics of
 gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
 the median of the other tasks with such batches, and a power law fitted to the first twentieth
 of the real run.
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from experiments import harness, scores
-from ttp_jax import study
+from ttp_jax import extrapolation, study
 from ttp_jax.records import Record
 
 EPSILONS = (0.4, 0.1, 0.01)
@@ -35,6 +36,8 @@ SHOWN = 0.1
 SETS = ("clothing10_128", "flowers5_128", "signdigits10_100", "cifar10_jpeg32")
 FEWER = {"clothing10_128": 120}
 """Pictures a class where the smallest class of a set has no 150."""
+SHARES = (0.4, 0.2, 0.12)
+"""Of the pictures, in the kernels of few: chosen by what they cost, not by what they find."""
 COMMON = study.Config(epsilon=EPSILONS, rules=("within_of_final",))
 
 
@@ -50,7 +53,7 @@ PROTOCOL = dataclasses.replace(COMMON, per_class=150, epochs=150)
 
 def smoke(data: Path) -> list[study.Config]:
     """One short run of each kind."""
-    small = dataclasses.replace(COMMON, per_class=6, epochs=5)
+    small = dataclasses.replace(COMMON, per_class=8, epochs=5)
     return [
         dataclasses.replace(small, batch_size=None, lr=1e-3, every=1),
         dataclasses.replace(small, batch_size=10, lr=3e-4, every=1),
@@ -106,6 +109,11 @@ def run(config: study.Config, out: Path) -> None:
     harness.studied("predict", sketched, out)
     last_layer = dataclasses.replace(config, kernel_outputs="last_layer")
     harness.studied("predict", last_layer, out)
+    for share in SHARES:
+        count = round(share * config.classes * config.per_class)
+        if count >= extrapolation.FEWEST:
+            few = dataclasses.replace(config, kernel_samples=count)
+            harness.studied("predict", few, out)
     if config.seed == 0:
         harness.studied("predict", dataclasses.replace(config, weights="random"), out)
 
@@ -132,7 +140,7 @@ def summary(table: Sequence[dict]) -> str:
     lines = []
     for kind, full in KINDS.items():
         chosen = of_kind(table, full=full)
-        for method in ("predicted", "sketched", "last layer"):
+        for method in scores.METHODS:
             costs = [r["cost"][method] for r in chosen if method in r["cost"]]
             if costs:
                 medians = (

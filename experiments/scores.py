@@ -1,8 +1,8 @@
 """Times to threshold of many tasks, as several figures read them off the same records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.optimize
@@ -16,17 +16,18 @@ from ttp_jax.types import Curve
 
 PREFIX = 0.05
 """Share of the real run that the power law is fitted to."""
-Method = Literal[
-    "predicted", "sketched", "last layer", "random weights", "constant", "power law"
-]
-METHODS: tuple[Method, ...] = (
+Prediction = Literal[
     "predicted",
+    "from 40%",
+    "from 20%",
+    "from 12%",
     "sketched",
     "last layer",
     "random weights",
-    "constant",
-    "power law",
-)
+]
+"""By the exact kernel of all pictures, by that of some of them, and by other kernels."""
+Method = Literal[Prediction, "constant", "power law"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def pictures_of(record: Record) -> str:
@@ -69,20 +70,29 @@ def power_law(curve: Curve, epsilon: float) -> int | None:
     )
 
 
+VARIED = ("weights", "kernel_outputs", "kernel", "sketch_dimension", "kernel_samples")
+"""What the predictions of one task differ in."""
+
+
+def prediction_of(config: Mapping[str, Any]) -> str:
+    """Which :data:`Prediction` a configuration asks for."""
+    if config["kernel_samples"] is not None:
+        share = config["kernel_samples"] / (config["classes"] * config["per_class"])
+        return f"from {share:.0%}"
+    if config["kernel"] != "exact":
+        return "sketched"
+    if config["kernel_outputs"] == "last_layer":
+        return "last layer"
+    return "random weights" if config["weights"] == "random" else "predicted"
+
+
 def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
     """One task a row: what was measured, and what each method says."""
     by_task: dict[str, dict[str, Record]] = {}
     for record in found:
-        # What the baselines differ in does not name the task.
-        varied = ("weights", "kernel_outputs", "kernel", "sketch_dimension")
-        task = {**harness.config_of(record), **dict.fromkeys(varied)}
-        name = "predicted"
-        if record.config["kernel"] != "exact":
-            name = "sketched"
-        elif record.config["kernel_outputs"] == "last_layer":
-            name = "last layer"
-        elif record.config["weights"] == "random":
-            name = "random weights"
+        config = harness.config_of(record)
+        task = {**config, **dict.fromkeys(VARIED)}
+        name = prediction_of(config)
         by_task.setdefault(repr(sorted(task.items())), {})[name] = record
     table = []
     for of_task in by_task.values():
@@ -95,10 +105,8 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
             "curve": record.curves["measured"],
             "measured": within_of_final(record.curves["measured"], epsilon),
         }
-        for name in ("predicted", "sketched", "last layer", "random weights"):
-            if name in of_task:
-                curve = of_task[name].curves["predicted"]
-                row[name] = within_of_final(curve, epsilon)
+        for name, other in of_task.items():
+            row[name] = within_of_final(other.curves["predicted"], epsilon)
         row["cost"] = {
             name: cost(other.curves["predicted"], row["curve"])
             for name, other in of_task.items()

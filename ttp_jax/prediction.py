@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax import calibration, outputs, spectrum, trust
+from ttp_jax import calibration, extrapolation, outputs, spectrum, trust
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
@@ -25,8 +25,9 @@ from ttp_jax.types import Curve, InputError, Task
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
 _TIMED_STEPS = 6
+_TIMED_SAMPLES = 300
 _TIMED_SECONDS = 1.0
-"""So many training steps are timed, or as many as take so long where one takes long itself."""
+"""So many training steps are timed, or as many as take so many samples or so long, but two."""
 
 
 def predict(
@@ -42,6 +43,7 @@ def predict(
     noise: Noise = "exact",
     effective_rate: bool = False,
     calibrate_steps: int = 0,
+    kernel_samples: int | None = None,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -72,6 +74,9 @@ def predict(
         calibrate_steps: Take so many real steps first, linearise there, carry the momentum
             over and predict the rest (solver ``"simulate"``). 0, the default, predicts
             without training.
+        kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
+            extrapolate the curve to all (:mod:`ttp_jax.extrapolation`; solver
+            ``"simulate"``, which then leaves out the noise of the batches).
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
@@ -84,7 +89,7 @@ def predict(
         InputError: Anything that cannot be used, before the kernel starts.
 
     Cost: ``(1 + 2c) n`` forward passes and ``(nc)^2 p`` multiply-adds for the kernel,
-    ``T B n c^2`` for the solver.
+    ``T B n c^2`` for the solver; with ``kernel_samples`` for ``n`` all through.
 
     Breaks when: the model leaves its linearisation (``trust`` says so).
     """
@@ -99,10 +104,16 @@ def predict(
         paths=paths,
         noise=noise,
         calibrate_steps=calibrate_steps,
+        kernel_samples=kernel_samples,
+        seed=seed,
         memory_budget_bytes=memory_budget_bytes,
     )
     if effective_rate:
         sgd = sgd.at_effective_rate(steps)
+    whole, whole_sgd, solved = task, sgd, 1.0
+    if kernel_samples is not None:
+        task = extrapolation.few(task, kernel_samples, seed)
+        sgd = dataclasses.replace(sgd, batch_size=None)
     timings = {}
     with measured() as part, bar("real steps", None):
         start = calibration.at_the_start(task)
@@ -172,6 +183,21 @@ def predict(
             path = moments(
                 theta, f0, targets, sgd, q0=q0, form=form, noise=noise, **common
             )[0]
+        loss, accuracy = path.loss, path.accuracy
+        if kernel_samples is not None:
+            solved += extrapolation.PARTS_COST
+            loss, accuracy = extrapolation.to_many(
+                theta,
+                f0,
+                targets,
+                sgd,
+                loss,
+                accuracy,
+                n=whole.n,
+                q0=q0,
+                seed=seed,
+                **common,
+            )
     timings["solve_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
@@ -193,19 +219,19 @@ def predict(
             early_gap=0.0 if path.waypoint is None else gap(path.waypoint),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
-            predicted_loss=path.loss,
+            predicted_loss=loss,
         )
     timings["trust_s"] = part.run_s
     timings["compile_s"] += part.compile_s
 
     with measured() as part, bar("timing a training step", None):
-        timings["step_s"], steps_timed = step_seconds(task, sgd)
+        timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=task.n)
     timings["timing_s"] = part.run_s
     timings["compile_s"] += part.compile_s
     return Curve(
         steps=read,
-        loss=np.concatenate([start.loss, path.loss]),
-        accuracy=np.concatenate([start.accuracy, path.accuracy]),
+        loss=np.concatenate([start.loss, loss]),
+        accuracy=np.concatenate([start.accuracy, accuracy]),
         loss_quantiles=_preceded(start.loss, path.loss_quantiles),
         accuracy_quantiles=_preceded(start.accuracy, path.accuracy_quantiles),
         seconds=read * timings["step_s"],
@@ -215,9 +241,10 @@ def predict(
         + expected.forward_flops_per_sample
         * (
             (9 + len(start.loss)) * task.n
-            + 3 * (steps_timed + calibrate_steps) * (sgd.batch_size or task.n)
+            + 3 * samples_timed
+            + 3 * calibrate_steps * (sgd.batch_size or task.n)
         )
-        + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2,
+        + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2 * solved,
     )
 
 
@@ -232,6 +259,8 @@ def cost_ahead(
     paths: int = 0,
     noise: Noise = "exact",
     calibrate_steps: int = 0,
+    kernel_samples: int | None = None,
+    seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:
     """What the kernel of a prediction will cost; nothing is computed yet.
@@ -267,6 +296,13 @@ def cost_ahead(
         raise InputError(
             f"calibrate_steps needs solver 'simulate', got {solver!r}; leave it at 0"
         )
+    if kernel_samples is not None:
+        if solver != "simulate" or paths or calibrate_steps:
+            raise InputError(
+                "kernel_samples needs solver 'simulate' without paths and calibrate_steps, "
+                f"got {solver!r}, {paths} and {calibrate_steps}; leave kernel_samples out"
+            )
+        task = extrapolation.few(task, kernel_samples, seed)
     if isinstance(kernel, Computed):
         if calibrate_steps:
             raise InputError(
@@ -307,22 +343,26 @@ def _described(kernel: KernelName | Kernel | Computed) -> Kernel:
     return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
 
 
-def step_seconds(task: Task, sgd: SGD) -> tuple[float, int]:
-    """Median seconds of one training step of this task, compilation apart; steps it took.
+def step_seconds(task: Task, sgd: SGD, *, at_most: int) -> tuple[float, int]:
+    """Median seconds of one training step of this task, compilation apart; samples it took.
 
-    Of a real step it has everything but the schedule; its result is thrown away.
+    Of a real step it has everything but the schedule; its result is thrown away. A batch of
+    more than ``at_most`` samples is timed by so many of them and scaled.
     """
-    size = sgd.batch_size or task.n
+    asked = sgd.batch_size or task.n
+    size = min(asked, at_most)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
-    rows = jnp.arange(size) % task.n
+    rows = jnp.arange(size)
     w = jax.tree.map(jnp.asarray, task.params)
     v = jax.tree.map(jnp.zeros_like, w)
     eta = 1e-3
     step = calibration.step_in_weights(task, sgd)
     compiled = jax.jit(step).lower(w, v, eta, x, y, rows).compile()
     took: list[float] = []
-    while len(took) < _TIMED_STEPS and sum(took) < _TIMED_SECONDS:
+    while len(took) < _TIMED_STEPS and (
+        len(took) < 2 or (len(took) * size < _TIMED_SAMPLES and sum(took) < _TIMED_SECONDS)
+    ):
         start = time.perf_counter()
         w, v = jax.block_until_ready(compiled(w, v, eta, x, y, rows))
         took.append(time.perf_counter() - start)
-    return float(np.median(took)), len(took)
+    return float(np.median(took)) * asked / size, len(took) * size

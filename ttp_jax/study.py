@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax import bands, data, evaluation, models, records, schedules
+from ttp_jax import bands, data, evaluation, extrapolation, models, records, schedules
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
@@ -100,6 +100,9 @@ class Config:
     """What the kernel keeps between outputs."""
     sketch_dimension: int = 256
     """Numbers that a random projection leaves of every tensor."""
+    kernel_samples: int | None = None
+    """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
+    default."""
     memory_gb: float | None = None
     """Memory for the kernel; a share of what is free by default."""
     seed: int = 0
@@ -239,16 +242,19 @@ class Kernels:
         self._kept = kept
         self._by_key: dict[str, Computed] = {}
 
-    def of(self, built: Built, kernel: Kernel) -> Computed:
+    def of(self, built: Built, kernel: Kernel, samples: int | None = None) -> Computed:
         """The kernel of a task as it was computed before, or computed now."""
         made_of = [built.provenance[part] for part in ("weights", "data")]
-        key = repr((kernel, made_of))
+        key = repr((kernel, samples, made_of))
         found = self._by_key.pop(key, None)
         if found is None:
             # Room first: two at a time may be what fits.
             while len(self._by_key) >= self._kept:
                 del self._by_key[next(iter(self._by_key))]
-            found = kernel.of(built.task, memory_budget_bytes=built.memory_budget_bytes)
+            task = built.task
+            if samples is not None:
+                task = extrapolation.few(task, samples, kernel.seed)
+            found = kernel.of(task, memory_budget_bytes=built.memory_budget_bytes)
         self._by_key[key] = found
         return found
 
@@ -310,6 +316,7 @@ def run(
         "paths": config.paths,
         "noise": config.noise,
         "calibrate_steps": config.calibrate_steps,
+        "kernel_samples": config.kernel_samples,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
     lines = [
@@ -319,14 +326,14 @@ def run(
     ]
     if command != "finetune":
         # Before anything is said: what it refuses is the only line then.
-        lines.append(str(cost_ahead(built.task, built.sgd, **asked)))
+        lines.append(str(cost_ahead(built.task, built.sgd, seed=config.seed, **asked)))
     for line in lines:
         say(line)
     curves: dict[str, Curve] = {}
     if command != "finetune":
         shared = {}
         if kernels is not None and not config.calibrate_steps:
-            shared["kernel"] = kernels.of(built, asked["kernel"])
+            shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
         curves["predicted"] = predict(
             built.task,
             built.sgd,
