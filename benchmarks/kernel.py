@@ -1,9 +1,13 @@
 """What the exact kernel costs, beside neural-tangents, training and its own lower bound.
 
-Run:    python -m benchmarks.kernel [--case resnet20 resnet50] [--n 100] [--out FILE.json]
-Time:   about six minutes on two cores.
+Run:    python -m benchmarks.kernel [--case resnet20 resnet50] [--data data] [--out FILE.json]
+Time:   about ten minutes on two cores; resnet20_protocol another fifteen.
 Expect: "ours" no slower than the faster of neural-tangents' two; the solver below a tenth
         of the kernel; peak memory below the budget.
+
+With ``--data`` weights and pictures are real (a folder with ``weights/`` and ``datasets/``),
+without it random: seconds do not depend on their values, the deviation of predicted times
+does.
 
 All times of a case come from one process and are taken in turns, the least of the repeats
 counts, compilation apart (first call less a later one). Memory is measured in a process of
@@ -14,6 +18,7 @@ they are run on few pictures and scaled by n^2.
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import os
 import platform
@@ -30,50 +35,73 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ttp_jax import losses, models
+from ttp_jax import losses, models, study
+from ttp_jax.chunks import map_samples
+from ttp_jax.dynamics import path as solved
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel import empirical_ntk, estimate
 from ttp_jax.kernel.choice import Kernel
 from ttp_jax.optimizers import SGD
-from ttp_jax.types import Task
+from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.trust import largest_curvature
+from ttp_jax.types import Curve, Task
 
 CASES = {
-    "resnet20": {"name": "resnet20", "freeze": None, "x": (32, 32, 3), "c": 10, "n": 100},
-    "resnet50": {
-        "name": "resnet50",
-        "freeze": "stage3",
-        "x": (8, 8, 1024),
-        "c": 5,
-        "n": 50,
-    },
+    "resnet20": ("resnet20", None, (32, 32, 3), 10, 10),
+    "resnet20_protocol": ("resnet20", None, (32, 32, 3), 5, 150),
+    "resnet50": ("resnet50", "stage3", (8, 8, 1024), 5, 10),
 }
+"""Network, last frozen stage, what the rest takes, outputs, pictures of each."""
 TITLES = {
     "resnet20": "CIFAR ResNet-20 at 32 px",
+    "resnet20_protocol": "CIFAR ResNet-20 at 32 px, as many pictures as in the paper's tasks",
     "resnet50": "ResNet-50, last stage and head, on cached 8x8x1024 features",
+}
+WEIGHTS = {
+    "resnet20": "resnet20_cifar10.npz",
+    "resnet50": "resnet50_keras_imagenet_f16.npz",
 }
 IMPLEMENTATIONS = ("ttp", "nt_jacobian_contraction", "nt_vector_products")
 SKETCHES = {
-    "kronecker sketch, 256": Kernel("kronecker", dimension=256),
-    "kronecker sketch, 1024": Kernel("kronecker", dimension=1024),
+    "kronecker, 1024": Kernel("kronecker", dimension=1024),
+    "coordinates, 1024": Kernel("coordinates", dimension=1024),
+    "count_sketch, 1024": Kernel("count_sketch", dimension=1024),
 }
+SEEDS = 3
+EPSILONS = (0.4, 0.2, 0.1)
+PREDICTED_STEPS = 400
+STABILITY = 0.02
+"""Learning rate over the largest that is stable: the times then lie at 50 steps and more."""
 NAMES = ("ours", "JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS")
 BATCH = 32
 EPOCHS = 30
 
 
-def task_of(case: str, n: int) -> Task:
-    """Random weights and pictures: times do not depend on their values."""
-    this = CASES[case]
-    network = models.load(case, weights="random").with_head(this["c"], seed=0)
-    split = network.split(this["freeze"])
+def task_of(case: str, per_class: int, data: Path | None) -> Task:
+    """Real weights and pictures of sign language, or random ones."""
+    name, freeze, size, c, _ = CASES[case]
+    if data is not None:
+        config = study.Config(
+            model=name,
+            weights=str(data / "weights" / WEIGHTS[name]),
+            data=f"npz:{data / 'datasets' / 'signdigits10_100.npz'}",
+            image_size=128 if freeze else 32,
+            classes=c,
+            per_class=per_class,
+            freeze_until=freeze or "none",
+            batch_size=None,
+        )
+        return study.build(config).task
+    network = models.load(name, weights="random").with_head(c, seed=0)
+    split = network.split(freeze)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((n, *this["x"])).astype(np.float32)
+    x = rng.standard_normal((c * per_class, *size)).astype(np.float32)
     return Task(
         split.apply_fn,
         jax.tree.map(jnp.asarray, split.params),
         # What comes out of a stage is not negative.
-        np.maximum(x, 0) if this["freeze"] else x,
-        rng.integers(0, this["c"], n),
+        np.maximum(x, 0) if freeze else x,
+        np.repeat(np.arange(c), per_class),
     )
 
 
@@ -111,11 +139,12 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(case: str, n: int, n_products: int, repeats: int, budget: int | None) -> dict:
+def measure(task: Task, n_products: int, repeats: int, budget: int | None) -> dict:
     """All times of a case."""
-    task, few = task_of(case, n), task_of(case, n_products)
-    few = Task(task.apply_fn, task.params, task.x[:n_products], task.y[:n_products])
-    c = task.c
+    n, c = task.n, task.c
+    few = dataclasses.replace(
+        task, x=task.x[:n_products], y=np.asarray(task.y)[:n_products]
+    )
     theta = np.zeros(0)
 
     def kernel(implementation: str, task: Task = task) -> np.ndarray:
@@ -130,42 +159,62 @@ def measure(case: str, n: int, n_products: int, repeats: int, budget: int | None
     forward = jax.jit(task.apply_fn)
     x = jnp.asarray(task.x)
     epoch = epoch_of(task, n)
-    sgd = SGD(learning_rate=1e-6, momentum=0.9, batch_size=min(BATCH, n))
     steps = EPOCHS * (n // min(BATCH, n))
-    f0 = np.asarray(forward(task.params, x), np.float64)
+    f0 = map_samples(lambda part: forward(task.params, part), task.x).astype(np.float64)
+    curvature = 1.0  # until the kernel is there
+
+    def solve(steps: int):
+        sgd = SGD(1.0, momentum=0.9, batch_size=min(BATCH, n))
+        rate = STABILITY * sgd.stability_limit() / curvature
+        return simulate(
+            theta,
+            f0,
+            task.targets,
+            dataclasses.replace(sgd, learning_rate=rate),
+            loss=task.loss,
+            steps=steps,
+        )
+
+    def sketch(kernel: Kernel) -> np.ndarray:
+        return kernel.compute(
+            task.apply_fn, task.params, task.x, memory_budget_bytes=budget
+        )
+
     runs = {
         "forward": lambda: [forward(task.params, x[s : s + 25]) for s in range(0, n, 25)],
         "epoch": epoch,
         "ours": lambda: kernel("ttp"),
         "JACOBIAN_CONTRACTION": lambda: kernel("nt_jacobian_contraction"),
         "NTK_VECTOR_PRODUCTS": lambda: kernel("nt_vector_products", few),
-        **{
-            name: lambda kernel=kernel: kernel.compute(
-                task.apply_fn, task.params, task.x, memory_budget_bytes=budget
-            )
-            for name, kernel in SKETCHES.items()
-        },
-        "solver": lambda: simulate(
-            theta, f0, task.targets, sgd, loss=task.loss, steps=steps, every=steps // EPOCHS
-        ),
+        **{name: lambda of=kernel: sketch(of) for name, kernel in SKETCHES.items()},
+        "solver": lambda: solve(steps),
     }
     first, least = {}, {}
     for name, run in runs.items():
         first[name] = seconds(run)
         if name == "ours":
             theta = kernel("ttp")
+            curvature = largest_curvature(theta, f0, task.targets, loss=task.loss)
     for _ in range(repeats):
         for name, run in runs.items():
             if name == "NTK_VECTOR_PRODUCTS" and name in least:
                 continue
             least[name] = min(least.get(name, np.inf), seconds(run))
+    exact = predicted_times(solve(PREDICTED_STEPS))
+    deviations = {}
+    for name, described in SKETCHES.items():
+        of_seeds = []
+        for seed in range(SEEDS):
+            theta = sketch(dataclasses.replace(described, seed=seed))
+            found = predicted_times(solve(PREDICTED_STEPS))
+            of_seeds.append(max(abs(t / e - 1) for t, e in zip(found, exact, strict=True)))
+        deviations[name] = {"median": np.median(of_seeds), "worst": max(of_seeds)}
     compiled = {name: max(first[name] - least[name], 0.0) for name in runs}
     least["epoch"] *= epoch.scale  # type: ignore[attr-defined]
     least["NTK_VECTOR_PRODUCTS"] *= (n / n_products) ** 2
     bound = (1 + 2 * c) * least["forward"]
     cost = estimate(task.apply_fn, task.params, task.x, memory_budget_bytes=budget)
     return {
-        "case": case,
         "n": n,
         "c": c,
         "p": sum(v.size for v in jax.tree.leaves(task.params)),
@@ -179,21 +228,31 @@ def measure(case: str, n: int, n_products: int, repeats: int, budget: int | None
         / min(least["JACOBIAN_CONTRACTION"], least["NTK_VECTOR_PRODUCTS"]),
         "ours_over_epoch": least["ours"] / least["epoch"],
         "solver_over_ours": least["solver"] / least["ours"],
+        "predicted_steps": exact,
+        "deviations": deviations,
     }
 
 
-def peak(case: str, n: int, implementation: str, budget: int | None) -> dict:
+def predicted_times(path: solved.Path) -> list[float]:
+    """Steps to some shares of the initial loss within the end; infinite where never."""
+    curve = Curve(path.steps, path.loss, path.accuracy, 1.0 * path.steps)
+    found = (time_to_threshold(curve, e, "within_of_final").steps for e in EPSILONS)
+    return [np.inf if steps is None else max(steps, 1) for steps in found]
+
+
+def peak(chosen: argparse.Namespace, case: str, implementation: str) -> dict:
     """Peak memory of one kernel, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.kernel", "--peak-of", implementation]
-    command += ["--case", case, "--n", str(n)]
-    command += ["--budget", str(budget)] if budget else []
+    command += ["--case", case]
+    for option in ("per_class", "data", "budget"):
+        value = getattr(chosen, option)
+        command += [f"--{option.replace('_', '-')}", str(value)] if value else []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
-def print_peak(case: str, n: int, implementation: str, budget: int | None) -> None:
+def print_peak(task: Task, implementation: str, budget: int | None) -> None:
     """What the process of :func:`peak` does."""
-    task = task_of(case, n)
     cost = estimate(task.apply_fn, task.params, task.x, memory_budget_bytes=budget)
 
     def run() -> None:
@@ -248,12 +307,16 @@ def report(result: dict) -> None:
         f"{result['estimated_s']:.1f} s"
     )
     print(
-        "faster of neural-tangents' two / sketch: "
-        + ", ".join(
-            f"{min(s[name] for name in NAMES[1:]) / s[sketch]:.1f} ({sketch})"
-            for sketch in SKETCHES
-        )
+        f"time to {', '.join(f'{e:.0%}' for e in EPSILONS)} by the exact kernel: "
+        f"{', '.join(f'{steps:.0f}' for steps in result['predicted_steps'])} steps"
     )
+    for sketch, off in result["deviations"].items():
+        cheaper = min(s[name] for name in NAMES[1:]) / s[sketch]
+        print(
+            f"{sketch}: {cheaper:.1f} times cheaper than the faster of neural-tangents' two, "
+            f"predicted times at most {off['median']:.1%} off (median of {SEEDS} seeds; "
+            f"worst {off['worst']:.1%})"
+        )
     print(
         f"NTK_VECTOR_PRODUCTS measured on {result['vector_products_n']} pictures, "
         f"scaled by n^2"
@@ -267,8 +330,11 @@ def report(result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--n", type=int, help="pictures; by default 100 and 50")
+    parser.add_argument(
+        "--case", nargs="+", choices=CASES, default=["resnet20", "resnet50"]
+    )
+    parser.add_argument("--data", type=Path, help="folder of real weights and pictures")
+    parser.add_argument("--per-class", type=int, help="pictures, by default the case's")
     parser.add_argument("--products-n", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=int, help="bytes; by default half of what is free")
@@ -276,18 +342,17 @@ def main() -> None:
     parser.add_argument("--peak-of", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    if chosen.peak_of:
-        (case,) = chosen.case
-        print_peak(case, chosen.n, chosen.peak_of, chosen.budget)
-        return
     results = []
     for case in chosen.case:
-        n = chosen.n or CASES[case]["n"]
-        result = measure(case, n, chosen.products_n, chosen.repeats, chosen.budget)
+        task = task_of(case, chosen.per_class or CASES[case][-1], chosen.data)
+        if chosen.peak_of:
+            print_peak(task, chosen.peak_of, chosen.budget)
+            return
+        result = measure(task, chosen.products_n, chosen.repeats, chosen.budget)
+        result["case"] = case
         measured = () if chosen.no_memory else zip(NAMES[:2], IMPLEMENTATIONS, strict=False)
         result["memory"] = {
-            name: peak(case, n, implementation, chosen.budget)
-            for name, implementation in measured
+            name: peak(chosen, case, implementation) for name, implementation in measured
         }
         report(result)
         results.append(result)
