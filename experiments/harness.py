@@ -204,7 +204,7 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **share
     axes = figure.subplots(rows, columns, squeeze=False, **shared)
     for axis in axes.ravel():
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(which="both", labelsize=8)
     return figure, axes
 
 

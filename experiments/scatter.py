@@ -141,22 +141,89 @@ def summary(table: Sequence[dict]) -> str:
     for kind, full in KINDS.items():
         chosen = of_kind(table, full=full)
         for method in scores.METHODS:
-            costs = [r["cost"][method] for r in chosen if method in r["cost"]]
-            if costs:
-                medians = (
-                    np.median([c[ratio] for c in costs])
-                    for ratio in ("ratio_flops", "ratio")
-                )
-                lines.append([kind, method, *(f"{value:.1f}" for value in medians)])
+            saving = savings(chosen, method)
+            if saving is not None:
+                lines.append([kind, method, *(f"{value:.1f}" for value in saving)])
     return text + harness.table(["steps", "method", "in operations", "in seconds"], lines)
 
 
 KINDS = {"GD": True, "SGD": False}
+CHEAPER: tuple[scores.Method, ...] = (
+    "predicted",
+    "from 40%",
+    "from 20%",
+    "from 12%",
+    "sketched",
+)
+"""Those worth comparing by what they save."""
+CLAIMED = (0.13, 0.2)
+CLAIMED_SAVING = (30, 45)
+"""Errors of 95 % of tasks, full batch and mini-batches, and savings: Zancato et al."""
+
+
+def savings(table: Sequence[dict], method: scores.Method) -> tuple[float, float] | None:
+    """Median of the tasks' times cheaper than training, in operations and in seconds."""
+    costs = [row["cost"][method] for row in table if method in row["cost"]]
+    if not costs:
+        return None
+    operations, seconds = (
+        float(np.median([cost[ratio] for cost in costs]))
+        for ratio in ("ratio_flops", "ratio")
+    )
+    return operations, seconds
+
+
+def _draw_savings(axis, table: Sequence[dict]) -> None:
+    """Error of 95 % of tasks over the saving in operations; bars down to the median."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    for (kind, full), colour in zip(KINDS.items(), harness.COLOURS[1:3], strict=True):
+        chosen = of_kind(table, full=full)
+        points = []
+        for method in CHEAPER:
+            score, saving = scores.score(chosen, method), savings(chosen, method)
+            if score is None or saving is None or not np.isfinite(score["p95"]):
+                continue
+            points.append((saving[0], score["median"], score["p95"]))
+            axis.annotate(
+                method.replace("predicted", "all pictures"),
+                (saving[0], score["p95"]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=6.5,
+                color=colour,
+            )
+        if points:
+            at, middle, most = np.array(points).T
+            axis.vlines(at, middle, most, color=colour, alpha=0.4)
+            axis.plot(at, most, "_", color=colour, label=f"{kind}, 95 % of tasks")
+            axis.plot(at, middle, "o", color=colour, markersize=4, label=f"{kind}, median")
+    for claimed in CLAIMED:
+        axis.plot(CLAIMED_SAVING, (claimed, claimed), color="0.6", linewidth=3)
+        axis.annotate(
+            "paper ", (30, claimed), fontsize=7, color="0.4", ha="right", va="center"
+        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="operations of training / of predicting",
+        ylabel="error of the time",
+        xlim=(2.5, 200),
+    )
+    for scale, ticks, form in (
+        (axis.xaxis, (3, 10, 30, 100), "{x:g}"),
+        (axis.yaxis, (0.05, 0.1, 0.2, 0.5), "{x:.0%}"),
+    ):
+        scale.set_major_locator(FixedLocator(ticks))
+        scale.set_major_formatter(form)
+        scale.set_minor_locator(NullLocator())
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, frameon=False)
 
 
 def draw(found: Sequence[Record]) -> harness.Drawing:
-    """The table, and predicted against measured steps by set of pictures and trust."""
-    figure, axes = harness.canvas(8.4, 4.3, 1, 2, sharex=True, sharey=True)
+    """The table; predicted against measured steps by set and trust; error against saving."""
+    figure, axes = harness.canvas(12.6, 4.3, 1, 3)
     table = scores.rows(found, SHOWN)
     settled = [row for row in table if row["measured"] and row["predicted"]]
     steps = [row[key] for row in settled for key in ("measured", "predicted")]
@@ -164,7 +231,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     names = sorted({scores.pictures_of(record) for record in found})
     colour = dict(zip(names, harness.COLOURS, strict=False))
     shown = {}
-    for axis, (kind, full), within in zip(axes[0], KINDS.items(), (0.13, 0.2), strict=True):
+    for axis, (kind, full), within in zip(axes[0], KINDS.items(), CLAIMED, strict=False):
         axis.fill_between(limit, limit * (1 - within), limit * (1 + within), color="0.9")
         axis.plot(limit, limit, color="0.6", linewidth=1)
         for row in of_kind(settled, full=full):
@@ -186,6 +253,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             title=f"{kind}; grey: within {within:.0%}",
         )
     axes[0, 0].set_ylabel(f"predicted steps to within {SHOWN:g} of the end")
+    _draw_savings(axes[0, 2], table)
     order = sorted(shown)
     if order:
         figure.legend(
