@@ -51,6 +51,7 @@ def test_all_samples_give_the_curve_of_all(loss):
         found = ttp.predict(all_of, sgd, kernel_samples=36, **common)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-10)
     np.testing.assert_allclose(found.accuracy, expected.accuracy, atol=1e-12)
+    assert found.trust.doubt < 1e-12
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
@@ -70,7 +71,16 @@ def test_few_samples_come_near_the_curve_of_all(loss):
     assert every.flops / 16 < found.flops < every.flops / 4
 
 
-def test_a_shared_kernel_of_few(tmp_path):
+def test_too_few_samples_are_warned_of():
+    """By heart within the run: the few end at a loss that says nothing of the many."""
+    whole = task(800)
+    sgd = ttp.SGD(learning_rate=1.0, momentum=0.9)
+    curve = ttp.predict(whole, sgd, steps=400, every=20, kernel_samples=40)
+    assert not curve.trust.ok
+    assert "raise kernel_samples" in curve.trust.reason
+
+
+def test_a_shared_kernel_of_few():
     whole = linear.task("cross_entropy", n=36)
     sgd = ttp.SGD(learning_rate=0.05, batch_size=6)
     kernel = ttp.kernel.choice.Kernel().of(extrapolation.few(whole, 20, 3))

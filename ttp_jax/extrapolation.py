@@ -12,6 +12,7 @@ one kernel (Richardson's extrapolation; the same bias in the spectrum is what
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -55,6 +56,15 @@ def balanced_order(
     return np.argsort(position)
 
 
+class Extrapolated(NamedTuple):
+    """A curve of many samples, and how far it had to be guessed."""
+
+    loss: Float[np.ndarray, " t"]
+    accuracy: Float[np.ndarray, " t"]
+    doubt: float
+    """Largest difference, in ``log L``, to what ``d = 0`` gives."""
+
+
 def to_many(
     theta: Float[np.ndarray, "mc mc"],
     f0: Float[np.ndarray, "m c"],
@@ -69,7 +79,7 @@ def to_many(
     every: int = 1,
     q0: Float[np.ndarray, "m c"] | None = None,
     seed: int = 0,
-) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+) -> Extrapolated:
     """Loss and accuracy of ``n`` samples from those of ``m``.
 
     Args:
@@ -89,7 +99,8 @@ def to_many(
     Cost: that of ``simulate`` for the parts, twice that for the few (:data:`PARTS_COST`).
 
     Breaks when: ``b/m`` is not small, that is when the few have been learnt by heart long
-    before the many; and the draw of the few has its own scatter.
+    before the many, which ``doubt`` tells; and the draw of the few has a scatter of its own,
+    which it does not.
     """
     m, c = f0.shape
     rng = np.random.default_rng(seed)
@@ -116,9 +127,15 @@ def to_many(
         sizes.append(size)
         logs.append(np.mean([log for log, _ in found], axis=0))
         accuracies.append(np.mean([accuracy for _, accuracy in found], axis=0))
-    weights = _weights(1.0 / np.array(sizes), 1.0 / n)
-    accuracy = np.clip(weights @ np.array(accuracies), 0.0, 1.0)
-    return np.exp(weights @ np.array(logs)), accuracy
+    at = 1.0 / np.array(sizes)
+    weights = _weights(at, 1.0 / n)
+    log = weights @ np.array(logs)
+    linear = _weights(at[:2], 1.0 / n) @ np.array(logs[:2])
+    return Extrapolated(
+        loss=np.exp(log),
+        accuracy=np.clip(weights @ np.array(accuracies), 0.0, 1.0),
+        doubt=float(np.max(np.abs(log - linear))),
+    )
 
 
 def _log(loss: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:

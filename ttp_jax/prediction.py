@@ -183,10 +183,10 @@ def predict(
             path = moments(
                 theta, f0, targets, sgd, q0=q0, form=form, noise=noise, **common
             )[0]
-        loss, accuracy = path.loss, path.accuracy
+        loss, accuracy, doubt = path.loss, path.accuracy, 0.0
         if kernel_samples is not None:
             solved += extrapolation.PARTS_COST
-            loss, accuracy = extrapolation.to_many(
+            loss, accuracy, doubt = extrapolation.to_many(
                 theta,
                 f0,
                 targets,
@@ -220,6 +220,7 @@ def predict(
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
             predicted_loss=loss,
+            doubt=doubt,
         )
     timings["trust_s"] = part.run_s
     timings["compile_s"] += part.compile_s

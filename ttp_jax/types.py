@@ -133,6 +133,8 @@ class Trust:
     early_gap: float = 0.0
     """The same where the predicted loss has first fallen to 0.3 of the start; 0 where it
     never does."""
+    doubt: float = 0.0
+    """Where the curve was extrapolated from few samples: how far two ways of it differ."""
 
 
 @dataclass(frozen=True)
