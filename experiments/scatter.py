@@ -130,10 +130,11 @@ def summary(table: Sequence[dict]) -> str:
     for kind, full in KINDS.items():
         chosen = of_kind(table, full=full)
         lines += [[kind, m, *scores.cells(scores.score(chosen, m))] for m in scores.METHODS]
-        for word, ok in (("trusted", True), ("warned against", False)):
-            part = [row for row in chosen if row["trusted"] == ok]
-            score = scores.score(part, "predicted")
-            lines.append([kind, f"predicted, {word}", *scores.cells(score)])
+        for method in CHEAPER:
+            for word, ok in (("trusted", True), ("warned against", False)):
+                part = [row for row in chosen if row["trusted"].get(method) == ok]
+                score = scores.score(part, method)
+                lines.append([kind, f"{method}, {word}", *scores.cells(score)])
     text = f"Time to within {SHOWN:.0%} of the initial loss of the end:\n\n"
     text += harness.table(["steps", "method", *scores.HEAD], lines)
     text += "\nTimes cheaper than training, median of the tasks:\n\n"
@@ -236,11 +237,12 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         axis.plot(limit, limit, color="0.6", linewidth=1)
         for row in of_kind(settled, full=full):
             name = Path(row["config"]["data"]).stem
-            shown[f"{name}, {'trusted' if row['trusted'] else 'warned'}"] = axis.scatter(
+            word = "trusted" if row["trusted"]["predicted"] else "warned"
+            shown[f"{name}, {word}"] = axis.scatter(
                 row["measured"],
                 row["predicted"],
                 s=26,
-                marker="o" if row["trusted"] else "x",
+                marker="o" if word == "trusted" else "x",
                 color=colour[name],
                 alpha=0.8,
             )

@@ -101,7 +101,9 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
         record = of_task["predicted"]
         row: dict[str, Any] = {
             "config": record.config,
-            "trusted": record.result["trust"]["ok"],
+            "trusted": {
+                name: other.result["trust"]["ok"] for name, other in of_task.items()
+            },
             "curve": record.curves["measured"],
             "measured": within_of_final(record.curves["measured"], epsilon),
         }
