@@ -18,7 +18,7 @@ not been run.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def make(config: Config) -> harness.Made:
         )
     )
     task, sgd = built.task, built.sgd
-    common = {"steps": built.steps, "every": 4}
+    common: dict[str, Any] = {"steps": built.steps, "every": 4}
     heads = config.over == "heads"
     with_head = built.with_head if heads else lambda seed: task
     if heads:

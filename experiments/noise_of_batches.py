@@ -61,7 +61,10 @@ def smoke(data: Path) -> list[Config]:
 
 def paper(data: Path) -> list[Config]:
     """Two losses x (low rate, high rate with small batches) x two samplings."""
-    rates = {"mse": (1e-4, 3e-4), "cross_entropy": (5e-4, 2e-3)}
+    rates: dict[LossName, tuple[float, float]] = {
+        "mse": (1e-4, 3e-4),
+        "cross_entropy": (5e-4, 2e-3),
+    }
     samplings: tuple[Sampling, ...] = ("with_replacement", "shuffle")
     return [
         Config(loss, rate, batch_size, sampling)
@@ -129,8 +132,10 @@ def _solvers(config: Config, sgd: SGD) -> dict[str, Callable]:
         return dataclasses.replace(sgd, sampling=kind)
 
     def paths_of(noise):
-        return lambda *of, **common: sde(
-            *of,
+        return lambda theta, f0, targets, **common: sde(
+            theta,
+            f0,
+            targets,
             independent("with_replacement"),
             noise=noise,
             paths=config.paths,
@@ -139,13 +144,17 @@ def _solvers(config: Config, sgd: SGD) -> dict[str, Callable]:
         )
 
     solvers: dict[str, Callable] = {
-        "ode": lambda *of, **common: sde(*of, sgd, noisy=False, **common),
-        "moments": lambda *of, **common: moments(*of, sgd, **common)[0],
+        "ode": lambda theta, f0, targets, **common: sde(
+            theta, f0, targets, sgd, noisy=False, **common
+        ),
+        "moments": lambda theta, f0, targets, **common: moments(
+            theta, f0, targets, sgd, **common
+        )[0],
     }
     if config.sampling == "shuffle":
-        solvers["moments, independent batches"] = lambda *of, **common: moments(
-            *of, independent("without_replacement"), **common
-        )[0]
+        solvers["moments, independent batches"] = lambda theta, f0, targets, **common: (
+            moments(theta, f0, targets, independent("without_replacement"), **common)[0]
+        )
     solvers["sde"] = paths_of("exact")
     for noise in ("isotropic", "diagonal", "frozen"):
         solvers[f"sde, {noise}"] = paths_of(noise)

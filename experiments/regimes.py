@@ -15,8 +15,9 @@ change with the number of pictures (10 to 19 %).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def errors(of_task: dict[str, Record]) -> dict[str, float]:
     return found
 
 
-def _changed(config: dict, allowed: str) -> bool:
+def _changed(config: Mapping[str, Any], allowed: str) -> bool:
     """Whether a run differs from the base in nothing but one option and the seed."""
     base = dataclasses.asdict(BASE)
     return all(

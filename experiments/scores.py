@@ -163,7 +163,7 @@ def score(table: Sequence[dict[str, Any]], method: Method) -> dict[str, float] |
         "p95": float(np.quantile(error, 0.95, method="higher")),
         "within 12 %": float((error <= 0.12).mean()),
         "within 20 %": float((error <= 0.2).mean()),
-        "spearman": float(scipy.stats.spearmanr(log_m, log_n).statistic)
+        "spearman": float(np.asarray(scipy.stats.spearmanr(log_m, log_n))[0])
         if varied
         else np.nan,
         "r2_log": float(1 - ((log_n - log_m) ** 2).sum() / spread),

@@ -15,7 +15,7 @@ Not run at this size yet: nothing is known of what to expect.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,10 @@ def run(case: Case, out: Path) -> None:
 
 def _cut(curve: Curve, share: float) -> Curve:
     count = max(2, round(share * len(curve.steps)))
-    return Curve(
-        *(v[:count] for v in (curve.steps, curve.loss, curve.accuracy, curve.seconds))
+    steps, loss, accuracy, seconds = (
+        v[:count] for v in (curve.steps, curve.loss, curve.accuracy, curve.seconds)
     )
+    return Curve(steps, loss, accuracy, seconds)
 
 
 def _within(curve: Curve, *, smoothing: int = 1, share: float = 1.0) -> int | None:
@@ -164,11 +165,11 @@ def errors(found: Sequence[Record]) -> dict[str, list[float]]:
     return table
 
 
-def _task(config: dict) -> str:
+def _task(config: Mapping[str, Any]) -> str:
     return f"{config['data']} {config['seed']}"
 
 
-def _key(config: dict) -> str:
+def _key(config: Mapping[str, Any]) -> str:
     """Which choice a record differs in."""
     options = {key for change in (*PREDICTED.values(), *TRAINED.values()) for key in change}
     base = dataclasses.asdict(BASE)
