@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
+from ttp_jax.dynamics.path import Path
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
@@ -158,31 +159,18 @@ def predict(
     timings["compile_s"] += kernel.compile_s
 
     with measured() as part, bar(f"dynamics ({solver})", None):
-        common = {"loss": task.loss, "steps": steps, "every": every}
-        random = {"q0": q0, "seed": seed, "paths": paths}
-        if solver == "flow":
-            path = flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
-        elif solver == "simulate":
-            path = simulate(
-                theta, f0, targets, sgd, first=start.steps, u0=u0, **common, **random
-            )
-        elif solver in ("sde", "ode"):
-            random["paths"] = paths or 32
-            path = sde(
-                theta,
-                f0,
-                targets,
-                sgd,
-                noise=noise,
-                noisy=solver == "sde",
-                **common,
-                **random,
-            )
-        else:
-            form = "sde" if solver == "moments_sde" else "discrete"
-            path = moments(
-                theta, f0, targets, sgd, q0=q0, form=form, noise=noise, **common
-            )[0]
+        common: dict[str, Any] = {"loss": task.loss, "steps": steps, "every": every}
+        path = _path(
+            solver,
+            (theta, f0, targets, sgd),
+            noise=noise,
+            first=start.steps,
+            q0=q0,
+            u0=u0,
+            seed=seed,
+            paths=paths,
+            **common,
+        )
         loss, accuracy, doubt = path.loss, path.accuracy, 0.0
         if kernel_samples is not None:
             solved += extrapolation.PARTS_COST
@@ -247,6 +235,33 @@ def predict(
         )
         + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2 * solved,
     )
+
+
+def _path(
+    solver: Solver,
+    problem: tuple,
+    *,
+    noise: Noise,
+    first: int,
+    u0: np.ndarray | None,
+    q0: np.ndarray | None,
+    seed: int,
+    paths: int,
+    **common: Any,
+) -> Path:
+    """What a solver makes of ``(theta, f0, targets, sgd)``; each takes what it has use for."""
+    theta, f0, targets, sgd = problem
+    random = {"q0": q0, "seed": seed, "paths": paths}
+    if solver == "flow":
+        return flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
+    if solver == "simulate":
+        return simulate(theta, f0, targets, sgd, first=first, u0=u0, **common, **random)
+    if solver in ("sde", "ode"):
+        random["paths"] = paths or 32
+        noisy = solver == "sde"
+        return sde(theta, f0, targets, sgd, noise=noise, noisy=noisy, **common, **random)
+    form = "sde" if solver == "moments_sde" else "discrete"
+    return moments(theta, f0, targets, sgd, q0=q0, form=form, noise=noise, **common)[0]
 
 
 def cost_ahead(
