@@ -11,7 +11,10 @@ and the median and largest relative errors of the time to 10 % are told. Varied 
 from the same two curves: smoothing, unit, length of the run. Varied in the prediction: solver,
 kernel. Varied in both: the head, momentum's treatment, the layers trained.
 
-Not run at this size yet: nothing is known of what to expect.
+Expect, from the one task of six that has been run (digits, seed 0: 14 % off): 2 to 18 % for
+solvers, noise, readings, sketches and blocks of outputs, nearer by luck where below 14 %;
+0 % for a head ten times larger, 42 % for all layers trained, 177 % for the kernel of the last
+layer alone.
 """
 
 import dataclasses
