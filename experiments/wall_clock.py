@@ -10,7 +10,7 @@ saving cannot be more than 41-fold. Draws the records of :mod:`experiments.scatt
 compilation and the reading of curves are apart.
 
 Expect: the kernel most of the prediction; the seconds of training, predicted from a few timed
-steps, within a fifth of the measured ones on an idle machine.
+steps, 12 % (GD) and 20 % (SGD) off at the median on a machine with other work, at most 97 %.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,14 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     bars.invert_yaxis()
     bars.set_xlabel("seconds, median of the tasks")
     handles = dict(zip(*bars.get_legend_handles_labels()[::-1], strict=True))
-    bars.legend(handles.values(), handles.keys(), frameon=False, fontsize=7)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+    )
     limit = np.array([0.0, 1.05 * max(points.get_xlim()[1], points.get_ylim()[1])])
     points.plot(limit, limit, color="0.6", linewidth=1)
     points.set(xlabel="measured seconds of training", ylabel="predicted seconds")
