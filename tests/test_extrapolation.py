@@ -54,6 +54,7 @@ def test_all_samples_give_the_curve_of_all(loss):
     assert found.trust.doubt < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_few_samples_come_near_the_curve_of_all(loss):
     whole = task(800, loss=loss)

@@ -20,6 +20,7 @@ def quiet(config, out, kernels=None):
     return record.curves["predicted"]
 
 
+@pytest.mark.slow
 def test_a_shared_kernel_changes_nothing_and_counts_for_each(tmp_path, monkeypatch):
     computed = []
     original = Kernel.compute
