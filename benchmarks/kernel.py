@@ -66,12 +66,14 @@ SKETCHES = {
     "kronecker, 1024": Kernel("kronecker", dimension=1024),
     "coordinates, 1024": Kernel("coordinates", dimension=1024),
     "count_sketch, 1024": Kernel("count_sketch", dimension=1024),
+    "tensor_sketch, 1024": Kernel("tensor_sketch", dimension=1024),
 }
 SEEDS = 3
 EPSILONS = (0.4, 0.2, 0.1)
-PREDICTED_STEPS = 400
-STABILITY = 0.02
-"""Learning rate over the largest that is stable: the times then lie at 50 steps and more."""
+PREDICTED_STEPS = 4000
+STABILITY = 0.002
+"""Learning rate over the largest that is stable: the times then lie at hundreds of steps, of
+which one is no deviation worth the name."""
 NAMES = ("ours", "JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS")
 BATCH = 32
 EPOCHS = 30

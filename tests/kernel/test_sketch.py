@@ -1,15 +1,17 @@
 """Projections are unbiased, fall as they should, and are the same for every sample."""
 
+from typing import get_args
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
 from tests.kernel import oracle
-from ttp_jax.kernel.sketch import Sketch, sketched_jacobian
+from ttp_jax.kernel.sketch import Projection, Sketch, gram, operations, sketched_jacobian
 from ttp_jax.spectrum import of_factor, of_gram
 
-PROJECTIONS = ("kronecker", "coordinates", "very_sparse", "count_sketch")
+PROJECTIONS = get_args(Projection)
 
 
 def estimates(model, projection, dimension, seeds):
@@ -38,10 +40,17 @@ def test_unbiased_over_seeds(projection):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("projection", "power"),
-    [("coordinates", 1.0), ("very_sparse", 1.0), ("count_sketch", 1.0), ("kronecker", 0.9)],
+    ("projection", "power", "dimensions"),
+    [
+        ("coordinates", 1.0, (16, 64, 256)),
+        ("very_sparse", 1.0, (16, 64, 256)),
+        # Primes, which these two make full use of; by transforms up to 64.
+        ("count_sketch", 1.0, (17, 61, 251)),
+        ("tensor_sketch", 1.0, (8, 23, 64)),
+        ("kronecker", 0.9, (16, 64, 256)),
+    ],
 )
-def test_error_falls_with_the_dimension(projection, power):
+def test_error_falls_with_the_dimension(projection, power, dimensions):
     """Squared, as ``1/d``."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(40, 64)))
@@ -51,13 +60,12 @@ def test_error_falls_with_the_dimension(projection, power):
         return jnp.tanh(x @ w) @ out
 
     theta = oracle.explicit(apply_fn, w, x)
-    dimensions = np.array([16, 64, 256])
     errors = [
         np.mean(
             [
                 np.linalg.norm(z @ z.T - theta) ** 2
                 for z in (
-                    sketched_jacobian(apply_fn, w, x, Sketch(projection, int(d), seed))
+                    sketched_jacobian(apply_fn, w, x, Sketch(projection, d, seed))
                     for seed in range(40)
                 )
             ]
@@ -95,28 +103,59 @@ def test_one_projection_for_all_samples(projection, monkeypatch):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("side", [1, 4])
-def test_coordinates_of_a_convolution_are_unbiased(side):
-    """One position (products of columns) and sixteen (by way of the whole gradient)."""
+@pytest.mark.parametrize(
+    ("projection", "dimension"), [("coordinates", 40), ("tensor_sketch", 8)]
+)
+def test_unbiased_of_a_convolution(projection, dimension, side, groups):
+    """Coordinates: one position, by products of columns, and sixteen, by the whole gradient.
+
+    Tensor sketch: by transforms, small enough a dimension for that.
+    """
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, side, side, 6)))
-    w = jnp.asarray(rng.normal(size=(3, 3, 6, 8)) / 8)
+    w = jnp.asarray(rng.normal(size=(3, 3, 6 // groups, 8)) / 8)
     mix = jnp.asarray(rng.normal(size=(8, 2)))
 
     def apply_fn(w, x):
         f = lax.conv_general_dilated(
-            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            w,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
         )
         return jnp.tanh(f).mean(axis=(1, 2)) @ mix
 
     theta = oracle.explicit(apply_fn, w, x)
     found = []
     for seed in range(300):
-        z = sketched_jacobian(apply_fn, w, x, Sketch("coordinates", 40, seed))
-        assert z.shape == (6, 40)
-        found.append(z @ z.T)
+        z = sketched_jacobian(apply_fn, w, x, Sketch(projection, dimension, seed))
+        assert z.shape == (6, dimension)
+        found.append(gram(z))
     error = np.std(found, axis=0) / np.sqrt(len(found))
     assert np.abs((np.mean(found, axis=0) - theta) / error).max() < 4.5
+
+
+def test_operations_of_a_layer():
+    """Two operations a weight, output and sample; by transforms far fewer."""
+    w, x = jnp.ones((300, 200)), jnp.ones((2, 300))
+    of = (lambda w, x: jnp.tanh(x @ w)[:, :3]), w, x
+    assert operations(*of, Sketch("count_sketch", 64)) == 2 * 3 * 300 * 200
+    transforms = 2.5 * (1 + 3) * 64 * 6 + 4 * 3 * 64
+    assert operations(*of, Sketch("tensor_sketch", 64)) == transforms
+    assert operations(*of, Sketch("count_sketch", 300 * 200)) == 2 * 3 * 300 * 200
+
+
+def test_gram_in_single_precision():
+    """Over several panels, next to the product in double."""
+    z = np.random.default_rng(0).normal(size=(30, 10_000)).astype(np.float32)
+    exact = z.astype(np.float64) @ z.T.astype(np.float64)
+    assert gram(z).dtype == np.float64
+    np.testing.assert_allclose(gram(z), exact, rtol=1e-5, atol=1e-5 * exact.max())
+    np.testing.assert_allclose(gram(z.astype(np.float64)), exact, rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax.kernel import classes, fitting, memory
+from ttp_jax.kernel import classes, fitting, memory, sketch
 from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
-from ttp_jax.kernel.sketch import Projection, Sketch, sketched_jacobian
+from ttp_jax.kernel.sketch import Projection, Sketch
 from ttp_jax.timing import measured
 from ttp_jax.types import ApplyFn, InputError, Params, Task
 
@@ -22,6 +22,7 @@ KernelName = Literal[
     "coordinates",
     "very_sparse",
     "count_sketch",
+    "tensor_sketch",
 ]
 _EXACT: dict[str, Implementation] = {
     "exact": "ttp",
@@ -83,16 +84,19 @@ class Kernel:
         c = jax.eval_shape(apply_fn, params, x[:1]).shape[1]
         covered = self._covered(apply_fn, params, x)
         of = covered.apply_fn, covered.params, x
-        sketch = self._sketch()
-        if sketch is None:
+        chosen = self._sketch()
+        if chosen is None:
             theta = empirical_ntk(
                 *of,
                 implementation=_EXACT[self.name],
                 memory_budget_bytes=memory_budget_bytes,
             )
         else:
-            z = sketched_jacobian(*of, sketch, memory_budget_bytes=memory_budget_bytes)
-            theta = z @ z.T
+            theta = sketch.gram(
+                sketch.sketched_jacobian(
+                    *of, chosen, memory_budget_bytes=memory_budget_bytes
+                )
+            )
         if self.outputs == "sum_of_logits":
             return classes.for_all_outputs(theta, c)
         if self.outputs == "class_block":
@@ -119,27 +123,29 @@ class Kernel:
         size, budget = 8 * (n * c) ** 2, memory.resolve_budget(memory_budget_bytes)
         if size > budget:
             raise fitting.too_small(size - budget)
-        sketch = self._sketch()
+        of = covered.apply_fn, covered.params, x
         found = estimate(
-            covered.apply_fn,
-            covered.params,
-            x,
+            *of,
             implementation=_EXACT.get(self.name, "ttp"),
             memory_budget_bytes=budget,
         )
-        if sketch is None:
+        chosen = self._sketch()
+        if chosen is None:
             return found
         tensors = jax.tree.leaves(covered.params)
-        columns = sum(min(v.size, sketch.dimension) for v in tensors)
+        columns = sum(min(v.size, chosen.dimension) for v in tensors)
         outputs = jax.eval_shape(covered.apply_fn, covered.params, x[:1]).shape[1]
-        passes = (1 + 2 * outputs) * found.forward_flops_per_sample * n
-        product = 2.0 * (n * outputs) ** 2 * columns
+        passes = (1 + outputs) * found.forward_flops_per_sample
+        flops = n * (passes + sketch.operations(*of, chosen))
+        flops += float(n * outputs) ** 2 * columns
         return dataclasses.replace(
             found,
-            memory_bytes=min(budget, size + 8 * n * outputs * columns),
+            memory_bytes=min(
+                budget, 2 * size + tensors[0].dtype.itemsize * n * c * columns
+            ),
             gram_bytes=size,
-            flops=passes + product,
-            seconds=found.seconds * (passes + product) / found.flops,
+            flops=flops,
+            seconds=found.seconds * flops / found.flops,
             jacobian_passes=1,
         )
 
