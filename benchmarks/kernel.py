@@ -67,6 +67,7 @@ SKETCHES = {
     "coordinates, 1024": Kernel("coordinates", dimension=1024),
     "count_sketch, 1024": Kernel("count_sketch", dimension=1024),
     "tensor_sketch, 1024": Kernel("tensor_sketch", dimension=1024),
+    "tensor_sketch, 2048": Kernel("tensor_sketch", dimension=2048),
 }
 SEEDS = 3
 EPSILONS = (0.4, 0.2, 0.1)

@@ -10,7 +10,7 @@ is within 10 % of its initial value of where it ends. ``embedded``: the network 
 the package, last stage and head. ``paper``: ImageNet ResNet-50 (last stage and head) and CIFAR
 ResNet-20. Both on 5 classes x 150 pictures for 150 epochs. Beside the predictions stand those
 by the kernel of some of the pictures (:mod:`ttp_jax.extrapolation`), by a sketched kernel
-(``kronecker``, 1,024 numbers a tensor), and what needs no dynamics of
+(``tensor_sketch``, 2,048 numbers a tensor), by both together, and what needs no dynamics of
 gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
 the median of the other tasks with such batches, and a power law fitted to the first twentieth
 of the real run.
@@ -39,6 +39,11 @@ FEWER = {"clothing10_128": 120}
 """Pictures a class where the smallest class of a set has no 150."""
 SHARES = (0.4, 0.2, 0.12)
 """Of the pictures, in the kernels of few: chosen by what they cost, not by what they find."""
+SKETCH: dict[str, Any] = {"kernel": "tensor_sketch", "sketch_dimension": 2048}
+"""Chosen on ten tasks of other seeds: predicted times 2.6 % (root mean square) from those of
+the exact kernel; 4.1 % with 1,024 numbers, 3.1 % by ``count_sketch`` and 12.5 % by
+``kronecker`` with 1,024."""
+SKETCHED_SHARES = SHARES[:2]
 COMMON = study.Config(epsilon=EPSILONS, rules=("within_of_final",))
 
 
@@ -106,15 +111,16 @@ def _tasks(data: Path, networks: list[dict]) -> list[study.Config]:
 def run(config: study.Config, out: Path) -> None:
     """The comparison, a cheaper kernel, and the baselines that are predictions themselves."""
     harness.studied("compare", config, out)
-    sketched = dataclasses.replace(config, kernel="kronecker", sketch_dimension=1024)
+    sketched = dataclasses.replace(config, **SKETCH)
     harness.studied("predict", sketched, out)
     last_layer = dataclasses.replace(config, kernel_outputs="last_layer")
     harness.studied("predict", last_layer, out)
     for share in SHARES:
         count = round(share * config.classes * config.per_class)
         if count >= extrapolation.FEWEST:
-            few = dataclasses.replace(config, kernel_samples=count)
-            harness.studied("predict", few, out)
+            for kind in (config, sketched) if share in SKETCHED_SHARES else (config,):
+                few = dataclasses.replace(kind, kernel_samples=count)
+                harness.studied("predict", few, out)
     if config.seed == 0:
         harness.studied("predict", dataclasses.replace(config, weights="random"), out)
 
@@ -156,6 +162,8 @@ CHEAPER: tuple[scores.Method, ...] = (
     "from 20%",
     "from 12%",
     "sketched",
+    "sketched, from 40%",
+    "sketched, from 20%",
 )
 """Those worth comparing by what they save."""
 CLAIMED = (0.13, 0.2)

@@ -22,6 +22,8 @@ Prediction = Literal[
     "from 20%",
     "from 12%",
     "sketched",
+    "sketched, from 40%",
+    "sketched, from 20%",
     "last layer",
     "random weights",
 ]
@@ -76,11 +78,14 @@ VARIED = ("weights", "kernel_outputs", "kernel", "sketch_dimension", "kernel_sam
 
 def prediction_of(config: Mapping[str, Any]) -> str:
     """Which :data:`Prediction` a configuration asks for."""
+    words = []
+    if config["kernel"] != "exact":
+        words.append("sketched")
     if config["kernel_samples"] is not None:
         share = config["kernel_samples"] / (config["classes"] * config["per_class"])
-        return f"from {share:.0%}"
-    if config["kernel"] != "exact":
-        return "sketched"
+        words.append(f"from {share:.0%}")
+    if words:
+        return ", ".join(words)
     if config["kernel_outputs"] == "last_layer":
         return "last layer"
     return "random weights" if config["weights"] == "random" else "predicted"

@@ -45,6 +45,7 @@ PREDICTED: dict[str, dict[str, Any]] = {
     "outputs: sum of logits": {"kernel_outputs": "sum_of_logits"},
     "outputs: last layer": {"kernel_outputs": "last_layer"},
     "kernel: count sketch, 256": {"kernel": "count_sketch"},
+    "kernel: tensor sketch, 256": {"kernel": "tensor_sketch"},
     "kernel: very sparse, 256": {"kernel": "very_sparse"},
     "kernel: coordinates, 256": {"kernel": "coordinates"},
     "kernel: Kronecker, 256": {"kernel": "kronecker"},

@@ -214,7 +214,9 @@ def predict(
     timings["compile_s"] += part.compile_s
 
     with measured() as part, bar("timing a training step", None):
-        timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=task.n)
+        # Two steps at least are timed: of few samples, by no more than those few together.
+        at_most = task.n if kernel_samples is None else task.n // 2
+        timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=at_most)
     timings["timing_s"] = part.run_s
     timings["compile_s"] += part.compile_s
     return Curve(
