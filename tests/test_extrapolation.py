@@ -49,8 +49,12 @@ def test_all_samples_give_the_curve_of_all(loss):
         common = {"steps": 20, "every": 4}
         expected = ttp.predict(all_of, sgd, **common)
         found = ttp.predict(all_of, sgd, kernel_samples=36, **common)
+        # A sketch that leaves nothing out changes nothing.
+        whole = ttp.kernel.choice.Kernel("tensor_sketch", dimension=10_000)
+        sketched = ttp.predict(all_of, sgd, kernel_samples=36, kernel=whole, **common)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-10)
     np.testing.assert_allclose(found.accuracy, expected.accuracy, atol=1e-12)
+    np.testing.assert_allclose(sketched.loss, expected.loss, rtol=1e-10)
     assert found.trust.doubt < 1e-12
 
 
