@@ -34,9 +34,9 @@ class Sketch:
     """Which projection, and to how many numbers a tensor.
 
     ``kronecker``: ``R = S_in (x) S_out`` on both sides of a layer's product
-    ``patches^T cotangents``, which is then never formed: the cheapest. Each side keeps the
-    directions in which a few samples are largest, and projects what is left with random
-    signs: ``S = [V, (I - V V^T) R]``, so that ``E[S S^T] = I`` whatever ``V`` is.
+    ``patches^T cotangents``, which is then never formed. Each side keeps the directions in
+    which a few samples are largest, and projects what is left with random signs:
+    ``S = [V, (I - V V^T) R]``, so that ``E[S S^T] = I`` whatever ``V`` is.
     ``coordinates``: entries of the tensor drawn with replacement. ``very_sparse``: sums of
     about the square root of all entries, with random signs (Li, Hastie and Church, KDD 2006,
     at the density ``1/sqrt(size)``). ``count_sketch``: every entry, with a random sign, to a
