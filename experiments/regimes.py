@@ -1,6 +1,6 @@
 """Real, ODE and SDE curves at a low and a high learning rate; what the error depends on.
 
-    python -m experiments.regimes paper      half an hour, two cores
+    python -m experiments.regimes paper      an hour, two cores
     python -m experiments.regimes smoke      a minute
 
 Zancato et al. (arXiv 2008.12478, Fig. 2): the ODE suffices at a low rate, at a high one with
@@ -11,8 +11,8 @@ nothing of them.
 
 Expect: errors growing with the learning rate up to 1e-3, from 3 to 25 % for ``simulate``, 5 to
 38 % for ``sde`` and 5 to 42 % for ``ode`` (medians of three seeds), which also treat momentum
-as an effective rate: of a full batch ``simulate`` is 3 % off and the ODE 19 %. Little change
-with the number of pictures (10 to 18 %) and with smaller batches (7 to 16 %).
+as an effective rate: of a full batch ``simulate`` is 2 % off and the ODE 15 %. Little change
+with the number of pictures (10 to 16 %) and with smaller batches (8 to 17 %).
 """
 
 import dataclasses
