@@ -15,11 +15,11 @@ gradients: the kernel of the last layer alone, a network with random weights (se
 the median of the other tasks with such batches, and a power law fitted to the first twentieth
 of the real run.
 
-Expect: predictions of the embedded network 7 % (GD) and 9 % (SGD) off at the median and within
-17 % on every set but flowers, which is up to 53 % off and trusted; the sketch, and the kernel of
-40 % of the pictures, as good and 14 to 17 times cheaper than training, both together 36 to 48
-times; 20 % of the pictures more than 20 % off on 14 to 16 of 60 tasks; the median of the other
-tasks 37 %, everything else 70 % and more.
+Expect: predictions of the embedded network 7 % (GD) and 9 % (SGD) off at the median and
+within 17 % on every set but flowers, which is up to 53 % off and trusted; the sketch, and the
+kernel of 40 % of the pictures, as good and 14 to 17 times cheaper than training, both
+together 36 to 48 times; 20 % of the pictures more than 20 % off on 14 to 16 of 60 tasks; the
+median of the other tasks 37 %, everything else 70 % and more.
 """
 
 import dataclasses
