@@ -248,7 +248,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         spectrum = record.result["spectra"]["all"]
         axis.plot(spectrum["k"], spectrum[key], color="0.4")
     loss.set(yscale="log", xlabel="step", ylabel="training loss")
-    loss.legend(frameon=False, fontsize=7)
+    loss.set_ylim(None, 5 * real.loss[0])
+    loss.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
     values.set(xscale="log", yscale="log", xlabel="mode k", title="eigenvalue / n")
     values.set_ylim(1e-4 * max(record.result["spectra"]["all"]["eigvals"]), None)
     left.set(

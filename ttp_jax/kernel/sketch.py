@@ -171,7 +171,7 @@ def operations(apply_fn: ApplyFn, params: Params, x: Any, sketch: Sketch) -> flo
     For a tensor of ``k`` inputs and ``o`` outputs, used at ``S`` positions, and dimension
     ``d = d1 d2``: ``2 S (k d1 + c o d2 + c d)`` (``kronecker``), ``2 c S d`` (``coordinates``
     where ``S d < k o``), ``S (1 + c) 2.5 d log2 d + 4 c S d`` (``tensor_sketch``, of large
-    tensors), else ``2 c S k o``.
+    tensors at few positions), else ``2 c S k o``.
     """
     traced = taps.trace(apply_fn, params, x)
     c, d = jax.eval_shape(apply_fn, params, x[:1]).shape[1], sketch.dimension
@@ -327,6 +327,9 @@ def _draw(
     }
 
 
+TRANSFORMED_POSITIONS = 64
+
+
 def _way(sketch: Sketch, product: taps.Product | None, size: int) -> Way:
     """How a tensor of ``size`` entries is projected."""
     name, d = sketch.projection, sketch.dimension
@@ -338,9 +341,11 @@ def _way(sketch: Sketch, product: taps.Product | None, size: int) -> Way:
         # Cheaper than all of the gradient where that is large and the positions few.
         if name == "coordinates" and product.positions * d < product.columns:
             return "entries"
-        # A transform is 2.5 d log2 d operations at about half the speed of a product's.
+        # A transform is 2.5 d log2 d operations, far slower ones than those of the product
+        # that a gradient is where it sums over many positions.
         columns = product.fan_in * product.fan_out
-        if name == "tensor_sketch" and columns > 4 * d * math.log2(d):
+        few = product.positions <= TRANSFORMED_POSITIONS
+        if name == "tensor_sketch" and few and columns > 4 * d * math.log2(d):
             return "transforms"
     # A tensor that is no matrix product has no two sides.
     return "picks" if name in ("coordinates", "very_sparse") else "fold"
