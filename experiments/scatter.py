@@ -148,7 +148,8 @@ def summary(table: Sequence[dict]) -> str:
             chosen = of_kind(of_network, full=full)
             for method in scores.METHODS:
                 score = scores.score(chosen, method)
-                scored.append([network, kind, method, *scores.cells(score)])
+                if score is not None:
+                    scored.append([network, kind, method, *scores.cells(score)])
                 saving = savings(chosen, method)
                 if saving is not None:
                     saved.append([network, kind, method, *(f"{v:.1f}" for v in saving)])
@@ -156,8 +157,9 @@ def summary(table: Sequence[dict]) -> str:
                 for word, ok in (("trusted", True), ("warned against", False)):
                     part = [row for row in chosen if row["trusted"].get(method) == ok]
                     score = scores.score(part, method)
-                    name = f"{method}, {word}"
-                    scored.append([network, kind, name, *scores.cells(score)])
+                    if score is not None:
+                        name = f"{method}, {word}"
+                        scored.append([network, kind, name, *scores.cells(score)])
     text = f"Time to within {SHOWN:.0%} of the initial loss of the end:\n\n"
     text += harness.table(["network", "steps", "method", *scores.HEAD], scored)
     text += "\nTimes cheaper than training, median of the tasks:\n\n"

@@ -146,11 +146,12 @@ def with_baselines(table: Sequence[dict[str, Any]], epsilon: float) -> list[dict
 def score(table: Sequence[dict[str, Any]], method: Method) -> dict[str, float] | None:
     """Relative errors of one method over the tasks whose real run settles before its end.
 
+    ``None`` where there is no such task.
     Where the method names no time the error is infinite: it counts in the median, in the
     quantile and in the shares, not in the mean and the correlations.
     """
     asked = [row for row in table if row["measured"] and method in row]
-    if len(asked) < 2:
+    if not asked:
         return None
     measured = np.array([row["measured"] for row in asked], float)
     named = np.array([np.inf if row[method] is None else row[method] for row in asked])
@@ -188,11 +189,8 @@ HEAD = (
 )
 
 
-def cells(values: dict[str, float] | None) -> list[str]:
+def cells(values: dict[str, float]) -> list[str]:
     """A score under :data:`HEAD`."""
-    if values is None:
-        return ["-"] * len(HEAD)
-
     return [
         f"{values['tasks']:.0f}",
         f"{values['missing']:.0f}",

@@ -25,7 +25,7 @@ TRAINING_PARTS = ("train_s", "reading_s")
 
 
 def draw(found: Sequence[Record]) -> harness.Drawing:
-    """Bars of seconds by part, predicted against measured seconds, and both as a table."""
+    """Bars of seconds by part over those of training, predicted against measured seconds."""
     compared = [record for record in found if "measured" in record.curves]
     networks = sorted({record.config["model"] for record in compared})
     figure, axes = harness.canvas(9.5, 3.6, 1, 2)
@@ -56,7 +56,9 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             )
             label = f"{network}, {kind}"
             for word, parts in (("predict", predicted), ("train", trained)):
-                _stack(bars, len(labels), parts)
+                # In units of training: networks differ by two orders of magnitude.
+                shares = {part: s / trained["train_s"] for part, s in parts.items()}
+                _stack(bars, len(labels), shares)
                 labels.append(f"{label}: {word}")
             seconds = np.array(
                 [
@@ -91,7 +93,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             )
     bars.set_yticks(range(len(labels)), labels, fontsize=8)
     bars.invert_yaxis()
-    bars.set_xlabel("seconds, median of the tasks")
+    bars.set_xlabel("seconds / those of training, medians of the tasks")
     handles = dict(zip(*bars.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(
         handles.values(),
@@ -101,7 +103,9 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         frameon=False,
         fontsize=8,
     )
-    limit = np.array([0.0, 1.05 * max(points.get_xlim()[1], points.get_ylim()[1])])
+    points.set(xscale="log", yscale="log")
+    ends = (*points.get_xlim(), *points.get_ylim())
+    limit = np.array([min(ends), max(ends)])
     points.plot(limit, limit, color="0.6", linewidth=1)
     points.set(xlabel="measured seconds of training", ylabel="predicted seconds")
     points.set(xlim=limit, ylim=limit)
