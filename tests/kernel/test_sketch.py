@@ -102,6 +102,7 @@ def test_one_projection_for_all_samples(projection, monkeypatch):
     np.testing.assert_allclose(together, in_twos, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("projection", "dimension", "side", "groups"),
