@@ -172,7 +172,9 @@ def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
     records.write(out, record)
 
 
-_KERNELS = study.Kernels()
+_KERNELS = study.Kernels(kept=10)
+"""More than one task has in any experiment that goes on to its next optimiser: with fewer the
+kernel that is needed next would be the one just gone."""
 
 
 def studied(command: study.Command, config: study.Config, out: Path) -> tuple[Record, Path]:

@@ -126,24 +126,24 @@ def make(config: Config) -> harness.Made:
     def curve(eigvals, energies, n) -> np.ndarray:
         return volterra(eigvals, energies, sgd, n=n, c=1, steps=config.steps)
 
-    def kept(loss: np.ndarray) -> Curve:
-        return Curve(read, loss[read], np.full(len(read), np.nan), 1.0 * read)
-
     curves, times, spectra = {}, {}, {}
 
-    def keep(name: str, eigvals: np.ndarray, energies: np.ndarray, n: int) -> None:
-        loss = curve(eigvals, energies, n)
-        curves[name], times[name] = kept(loss), _times(loss)
+    def keep(name: str, loss: np.ndarray) -> None:
+        curves[name] = Curve(read, loss[read], np.full(len(read), np.nan), 1.0 * read)
+        times[name] = _times(loss)
+
+    def keep_spectrum(name: str, eigvals: np.ndarray, energies: np.ndarray, n: int) -> None:
+        keep(name, curve(eigvals, energies, n))
         spectra[name] = _thinned(eigvals, energies, n)
 
     if config.whole:
         everything = of_gram(theta)
-        keep("all", everything.eigvals, everything.energies(residual), config.n)
+        keep_spectrum("all", everything.eigvals, everything.energies(residual), config.n)
     for n0 in config.subsets:
         subset = from_subset(theta[:n0, :n0], residual[:n0], seed=config.seed)
-        keep(f"subset {n0}", n0 * subset.eigvals, n0 * subset.energies, n0)
+        keep_spectrum(f"subset {n0}", n0 * subset.eigvals, n0 * subset.energies, n0)
         name = f"extended {n0}"
-        keep(name, *subset.extended(config.n), config.n)
+        keep_spectrum(name, *subset.extended(config.n), config.n)
         rng = np.random.default_rng(config.seed)
         drawn_losses = np.array(
             [curve(*subset.extended(config.n, rng), config.n) for _ in range(DRAWS)]
@@ -163,8 +163,7 @@ def make(config: Config) -> harness.Made:
             for e in EPSILONS
         }
         loss = by_parts(theta[:n0, :n0], f0[:n0], y[:n0], sgd, config)
-        name = f"by parts {n0}"
-        curves[name], times[name] = kept(loss), _times(loss)
+        keep(f"by parts {n0}", loss)
     real = ttp.finetune(task, sgd, steps=config.steps, seed=config.seed, every=config.every)
     curves["measured"] = real
     times["measured"] = _read(real)

@@ -1,14 +1,17 @@
 """Experiments: smoke presets run, and committed figures come from committed records."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+from experiments import scatter
 from scripts.plot import all_experiments
 from tests.conftest import ROOT
 from ttp_jax import records
+from ttp_jax.kernel.choice import Kernel
 from ttp_jax.types import InputError
 
 EXPERIMENTS = {experiment.name: experiment for experiment in all_experiments()}
@@ -64,6 +67,25 @@ def test_committed_results_stay_small():
     for file in files:
         if file.name in ("record.json", "curves.npz"):
             assert file.stat().st_size <= 200_000, file
+
+
+@pytest.mark.slow
+def test_the_next_optimiser_of_a_task_computes_no_kernel(tmp_path, monkeypatch):
+    """However many kernels a task of the scatter has."""
+    computed = []
+    original = Kernel.compute
+
+    def counted(self, *args, **options):
+        computed.append(self)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Kernel, "compute", counted)
+    first = dataclasses.replace(scatter.COMMON, per_class=20, batch_size=10, epochs=1)
+    scatter.run(first, tmp_path)
+    assert len(computed) > 4
+    computed.clear()
+    scatter.run(dataclasses.replace(first, lr=3e-4), tmp_path)
+    assert computed == []
 
 
 def test_a_task_that_cannot_be_had_does_not_cost_the_others(tmp_path):

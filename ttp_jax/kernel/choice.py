@@ -141,7 +141,7 @@ class Kernel:
         return dataclasses.replace(
             found,
             memory_bytes=min(
-                budget, 2 * size + tensors[0].dtype.itemsize * n * c * columns
+                budget, 2 * size + tensors[0].dtype.itemsize * n * outputs * columns
             ),
             gram_bytes=size,
             flops=flops,

@@ -170,7 +170,9 @@ def estimate(
     p = sum(v.size for v in jax.tree.leaves(params))
     passes = 1
     if implementation == "ttp":
-        made = plan.make(taps.trace(apply_fn, params, x), n=n, c=c, budget_bytes=budget)
+        made = plan.make(
+            programs.traced(apply_fn, params, x), n=n, c=c, budget_bytes=budget
+        )
         passes, gram_flops, used = made.jacobian_passes, made.flops_gram, made.memory_bytes
     elif implementation == "nt_jacobian_contraction":
         gram_flops, used = 2.0 * (n * c) ** 2 * p, size + 8 * n * c * p
@@ -207,7 +209,7 @@ def _own(
 ) -> dict[Hashable, np.ndarray]:
     """The kernel in shares: each parameter leaf adds to that which ``share_of`` names."""
     model = programs.shape_of(params), x.shape[1:], x.dtype
-    traced = programs.kept(apply_fn, model, lambda: taps.trace(apply_fn, params, x))
+    traced = programs.traced(apply_fn, params, x)
     made = plan.make(traced, n=n, c=c, budget_bytes=budget)
     leaves = [jnp.asarray(v) for v in jax.tree.leaves(params)]
     shares: dict[Hashable, gram.Gram] = {}

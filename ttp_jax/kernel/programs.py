@@ -7,6 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ttp_jax.kernel import taps
+from ttp_jax.types import ApplyFn, Params
+
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -24,6 +27,12 @@ def kept(owner: Any, key: Hashable, make: Callable[[], Any]) -> Any:
     if key not in found:
         found[key] = make()
     return found[key]
+
+
+def traced(apply_fn: ApplyFn, params: Params, x: Any) -> taps.Traced:
+    """The trace of a model, made once for all weights and numbers of samples."""
+    model = shape_of(params), x.shape[1:], x.dtype
+    return kept(apply_fn, model, lambda: taps.trace(apply_fn, params, x))
 
 
 def shape_of(tree: Any) -> Hashable:

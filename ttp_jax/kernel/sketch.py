@@ -96,7 +96,7 @@ def sketched_jacobian(
     Breaks when a sample's output depends on other samples.
     """
     model = programs.shape_of(params), x.shape[1:], x.dtype
-    traced = programs.kept(apply_fn, model, lambda: taps.trace(apply_fn, params, x))
+    traced = programs.traced(apply_fn, params, x)
     group = factors.Group(
         tuple(factors.Factor(leaf, "rows") for leaf in (*traced.taps, *traced.loose))
     )
@@ -173,7 +173,7 @@ def operations(apply_fn: ApplyFn, params: Params, x: Any, sketch: Sketch) -> flo
     where ``S d < k o``), ``S (1 + c) 2.5 d log2 d + 4 c S d`` (``tensor_sketch``, of large
     tensors at few positions), else ``2 c S k o``.
     """
-    traced = taps.trace(apply_fn, params, x)
+    traced = programs.traced(apply_fn, params, x)
     c, d = jax.eval_shape(apply_fn, params, x[:1]).shape[1], sketch.dimension
     total = 0.0
     for leaf, tap in traced.taps.items():
@@ -365,21 +365,19 @@ def _tapped(
     drawn: dict[str, jax.Array],
 ) -> jax.Array:
     """Rows ``[b*c, d]`` of a parameter that enters through one matrix product."""
+    if "in" not in drawn and "in_bucket" not in drawn:
+        rows = factors.rows(product, inputs, derivatives, 0, None)
+        return _rows(sketch, rows, drawn)
+    cotangents = jax.vmap(jax.vmap(product.cotangents))(derivatives)  # [c, b, groups, S, o]
     if "in_bucket" in drawn:
         patches = jax.vmap(product.patches)(inputs)  # [b, groups, S, k]
-        cotangents = jax.vmap(jax.vmap(product.cotangents))(derivatives)
         left, right = (
             _transformed(values, drawn[f"{side}_bucket"], drawn[f"{side}_signs"], sketch)
             for side, values in (("in", patches), ("out", cotangents))
         )
         # The sketch of a product is the circular convolution of both sides' sketches.
         rows = jnp.fft.irfft(jnp.einsum("bgsf,cbgsf->bcf", left, right), sketch.dimension)
-        return rows.reshape(-1, sketch.dimension)
-    if "in" not in drawn:
-        rows = factors.rows(product, inputs, derivatives, 0, None)
-        return _rows(sketch, rows, drawn)
-    cotangents = jax.vmap(jax.vmap(product.cotangents))(derivatives)  # [c, b, groups, S, o]
-    if sketch.projection == "coordinates":
+    elif sketch.projection == "coordinates":
         patches = jax.vmap(product.patches)(inputs)  # [b, groups, S, k]
         left, right = _picked(patches, drawn["in"]), _picked(cotangents, drawn["out"])
         rows = jnp.einsum("bsd,cbsd->bcd", left, right)
