@@ -146,16 +146,12 @@ def summary(table: Sequence[dict]) -> str:
         for kind, full in KINDS.items():
             chosen = of_kind(of_network, full=full)
             parts: list[tuple[str, scores.Method, list[dict]]] = []
-            parts += [(method, method, chosen) for method in scores.METHODS]
-            parts += [
-                (
-                    f"{method}, {word}",
-                    method,
-                    [row for row in chosen if row["trusted"].get(method) == ok],
-                )
-                for method in itertools.chain(*CHEAPER.values())
-                for word, ok in (("trusted", True), ("warned against", False))
-            ]
+            for method in scores.METHODS:
+                parts.append((method, method, chosen))
+            for method in itertools.chain(*CHEAPER.values()):
+                for word, ok in (("trusted", True), ("warned against", False)):
+                    part = [row for row in chosen if row["trusted"].get(method) == ok]
+                    parts.append((f"{method}, {word}", method, part))
             for name, method, part in parts:
                 score = scores.score(part, method)
                 if score is not None:
