@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import outputs
-from ttp_jax.chunks import map_samples
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import loss_and_accuracy
 from ttp_jax.types import Params, Task
@@ -77,11 +76,10 @@ def real_steps(
     stream = sgd.batches(task.n, steps, seed)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     step = jax.jit(step_in_weights(task, sgd))
-    forward = jax.jit(task.apply_fn)
     curve = []
 
     def read_curve(w):
-        f = map_samples(lambda part: forward(w, part), task.x)
+        f = outputs.forward(task.apply_fn, w, task.x)
         curve.append(loss_and_accuracy(task.loss, jnp.asarray(f), y.astype(f.dtype)))
 
     w = jax.tree.map(jnp.asarray, task.params)

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 
 from ttp_jax import outputs
-from ttp_jax.chunks import map_samples
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import loss_and_accuracy, read_steps
@@ -75,10 +74,9 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
     if stream is not None:
         stream = jnp.asarray(stream)
     first = None if stream is None else stream[0]
-    forward = jax.jit(task.apply_fn)
 
     def read_outputs(params):
-        return jnp.asarray(map_samples(lambda part: forward(params, part), task.x))
+        return jnp.asarray(outputs.forward(task.apply_fn, params, task.x))
 
     with measured() as compiling, bar("compiling the training step", None):
         compiled = jax.jit(step).lower(params, state, x, y, first).compile()

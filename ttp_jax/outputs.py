@@ -1,14 +1,13 @@
 """A model over many samples: its cost, Jacobian products and the weights they lead to."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import chunks, losses
+from ttp_jax import chunks, losses, programs
 from ttp_jax.types import ApplyFn, Params, Task
 
 
@@ -32,16 +31,41 @@ def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
     return float(counted.get("flops", 0.0))
 
 
+def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n c"]:
+    """``f(w)`` of all samples, chunk by chunk. A forward pass a sample."""
+    product = programs.compiled(apply_fn, _forward)
+    return chunks.map_samples(lambda part: product(params, part), x)
+
+
 def jvp(
     apply_fn: ApplyFn, params: Params, x, direction: Params
 ) -> Float[np.ndarray, "n c"]:
     """``J d``: how the outputs answer to moving the weights along ``d``. A JVP a sample."""
-
-    @jax.jit
-    def product(params, direction, part):
-        return jax.jvp(lambda w: apply_fn(w, part), (params,), (direction,))[1]
-
+    product = programs.compiled(apply_fn, _jvp)
     return chunks.map_samples(lambda part: product(params, direction, part), x)
+
+
+def vjps(
+    apply_fn: ApplyFn, params: Params, x, cotangents: Sequence[Float[np.ndarray, "n c"]]
+) -> list[Params]:
+    """``J^T a`` for each ``a``: the direction in weights that coefficients stand for.
+
+    Cost: a forward pass a sample, and a backward pass for each ``a``.
+    """
+    add = programs.compiled(apply_fn, _add_vjps, donate_argnums=0)
+    dtype = jax.eval_shape(apply_fn, params, x[:1]).dtype
+    sums = [jax.tree.map(jnp.zeros_like, params) for _ in cotangents]
+    pieces = chunks.even(len(x), 128)
+    size = pieces[0].stop
+    for where in pieces:
+        parts = []
+        for a in cotangents:
+            part = np.zeros((size, a.shape[1]), dtype)  # zeros where x is filled up
+            with np.errstate(over="ignore"):  # of a path that diverged: the gap is infinite
+                part[: where.stop - where.start] = a[where]
+            parts.append(part)
+        sums = add(sums, params, chunks.take(x, where, size), parts)
+    return sums
 
 
 def moved_weights(
@@ -62,21 +86,35 @@ def moved_weights(
 
     Cost: one VJP a sample.
     """
+    (step,) = vjps(apply_fn, params, x, [alpha])
+    return minus(params, [(1.0, step), *along])
 
-    @partial(jax.jit, donate_argnums=0)
-    def subtract(w, params, part, a):
-        (step,) = jax.vjp(lambda p: apply_fn(p, part), params)[1](a)
-        return jax.tree.map(jnp.subtract, w, step)
 
-    w = jax.tree.map(lambda leaf: jnp.array(leaf), params)
+def minus(params: Params, along: Sequence[tuple[float, Params]]) -> Params:
+    """``w - sum_d s_d d``."""
     for size, direction in along:
-        w = jax.tree.map(lambda a, d, size=size: a - size * d, w, direction)
-    dtype = jax.eval_shape(apply_fn, params, x[:1]).dtype
-    pieces = chunks.even(len(x), 128)
-    size = pieces[0].stop
-    for where in pieces:
-        part = np.zeros((size, alpha.shape[1]), dtype)  # zeros where x is filled up
-        with np.errstate(over="ignore"):  # of a path that diverged: the gap is infinite
-            part[: where.stop - where.start] = alpha[where]
-        w = subtract(w, params, chunks.take(x, where, size), part)
-    return w
+        params = jax.tree.map(lambda a, d, size=size: a - size * d, params, direction)
+    return params
+
+
+def _forward(apply_fn):
+    return apply_fn
+
+
+def _jvp(apply_fn):
+    def of(params, direction, x):
+        return jax.jvp(lambda w: apply_fn(w, x), (params,), (direction,))[1]
+
+    return of
+
+
+def _add_vjps(apply_fn):
+    def of(sums, params, x, cotangents):
+        _, back = jax.vjp(lambda w: apply_fn(w, x), params)
+        # One after the other: vectorised over ``a`` a convolution would become a grouped one.
+        return [
+            jax.tree.map(jnp.add, total, back(a)[0])
+            for total, a in zip(sums, cotangents, strict=True)
+        ]
+
+    return of

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttp_jax import calibration, extrapolation, outputs, spectrum, trust
-from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
@@ -130,8 +129,7 @@ def predict(
     timings["calibrate_s"], timings["compile_s"] = part.run_s, part.compile_s
 
     with measured() as part, bar("outputs at the start", None):
-        forward = jax.jit(task.apply_fn)
-        f0 = map_samples(lambda part: forward(start.params, part), task.x)
+        f0 = outputs.forward(task.apply_fn, start.params, task.x)
         if not np.isfinite(f0).all():
             raise InputError(
                 "the model's outputs must be finite, got NaN or infinite ones at the start; "
@@ -198,7 +196,7 @@ def predict(
             w = outputs.moved_weights(
                 task.apply_fn, start.params, task.x, at.alpha.reshape(f0.shape), along
             )
-            f = map_samples(lambda part: forward(w, part), task.x)
+            f = outputs.forward(task.apply_fn, w, task.x)
             return trust.linearization_gap(f, at.outputs, f0)
 
         verdict = trust.judge(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import chunks, outputs, progress
-from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, programs, taps
+from ttp_jax import chunks, outputs, programs, progress
+from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, taps
 from ttp_jax.types import ApplyFn, InputError, Params
 
 Implementation = Literal["ttp", "nt_jacobian_contraction", "nt_vector_products"]
@@ -170,9 +170,7 @@ def estimate(
     p = sum(v.size for v in jax.tree.leaves(params))
     passes = 1
     if implementation == "ttp":
-        made = plan.make(
-            programs.traced(apply_fn, params, x), n=n, c=c, budget_bytes=budget
-        )
+        made = plan.make(taps.traced(apply_fn, params, x), n=n, c=c, budget_bytes=budget)
         passes, gram_flops, used = made.jacobian_passes, made.flops_gram, made.memory_bytes
     elif implementation == "nt_jacobian_contraction":
         gram_flops, used = 2.0 * (n * c) ** 2 * p, size + 8 * n * c * p
@@ -209,7 +207,7 @@ def _own(
 ) -> dict[Hashable, np.ndarray]:
     """The kernel in shares: each parameter leaf adds to that which ``share_of`` names."""
     model = programs.shape_of(params), x.shape[1:], x.dtype
-    traced = programs.traced(apply_fn, params, x)
+    traced = taps.traced(apply_fn, params, x)
     made = plan.make(traced, n=n, c=c, budget_bytes=budget)
     leaves = [jnp.asarray(v) for v in jax.tree.leaves(params)]
     shares: dict[Hashable, gram.Gram] = {}

@@ -22,8 +22,8 @@ import jax.core
 import jax.extend.core
 import numpy as np
 
-from ttp_jax import chunks, progress
-from ttp_jax.kernel import fitting, programs
+from ttp_jax import chunks, programs, progress
+from ttp_jax.kernel import fitting
 from ttp_jax.types import ApplyFn, InputError, Params
 
 SUPPORTED = ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS")

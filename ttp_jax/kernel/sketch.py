@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import chunks, progress
-from ttp_jax.kernel import factors, fitting, memory, programs, taps
+from ttp_jax import chunks, programs, progress
+from ttp_jax.kernel import factors, fitting, memory, taps
 from ttp_jax.types import ApplyFn, InputError, Params
 
 Projection = Literal[
@@ -96,7 +96,7 @@ def sketched_jacobian(
     Breaks when a sample's output depends on other samples.
     """
     model = programs.shape_of(params), x.shape[1:], x.dtype
-    traced = programs.traced(apply_fn, params, x)
+    traced = taps.traced(apply_fn, params, x)
     group = factors.Group(
         tuple(factors.Factor(leaf, "rows") for leaf in (*traced.taps, *traced.loose))
     )
@@ -173,7 +173,7 @@ def operations(apply_fn: ApplyFn, params: Params, x: Any, sketch: Sketch) -> flo
     where ``S d < k o``), ``S (1 + c) 2.5 d log2 d + 4 c S d`` (``tensor_sketch``, of large
     tensors at few positions), else ``2 c S k o``.
     """
-    traced = programs.traced(apply_fn, params, x)
+    traced = taps.traced(apply_fn, params, x)
     c, d = jax.eval_shape(apply_fn, params, x[:1]).shape[1], sketch.dimension
     total = 0.0
     for leaf, tap in traced.taps.items():

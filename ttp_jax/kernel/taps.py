@@ -22,6 +22,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import lax
 
+from ttp_jax import programs
 from ttp_jax.types import ApplyFn, Params
 
 _INLINED = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat2", "checkpoint")
@@ -184,6 +185,12 @@ class Traced:
     unused: tuple[int, ...]
     activation_bytes: int
     """Of all intermediate values of one sample together."""
+
+
+def traced(apply_fn: ApplyFn, params: Params, x: Any) -> "Traced":
+    """The trace of a model, made once for all weights and numbers of samples."""
+    model = programs.shape_of(params), x.shape[1:], x.dtype
+    return programs.kept(apply_fn, model, lambda: trace(apply_fn, params, x))
 
 
 def trace(apply_fn: ApplyFn, params: Params, x: Any) -> Traced:

@@ -7,9 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttp_jax.kernel import taps
-from ttp_jax.types import ApplyFn, Params
-
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -29,10 +26,28 @@ def kept(owner: Any, key: Hashable, make: Callable[[], Any]) -> Any:
     return found[key]
 
 
-def traced(apply_fn: ApplyFn, params: Params, x: Any) -> taps.Traced:
-    """The trace of a model, made once for all weights and numbers of samples."""
-    model = shape_of(params), x.shape[1:], x.dtype
-    return kept(apply_fn, model, lambda: taps.trace(apply_fn, params, x))
+def compiled(owner: Callable, make: Callable[[Callable], Callable], **options: Any) -> Any:
+    """``jax.jit(make(owner), **options)``, compiled once for as long as the owner lives.
+
+    Args:
+        owner: A model.
+        make: From the model to the function wanted; a function at the top of its module,
+            which stands for what is made.
+        options: Of ``jax.jit``.
+    """
+    try:
+        ref = weakref.ref(owner)
+    except TypeError:
+        return jax.jit(make(owner), **options)
+
+    def of(*arguments):
+        # By a reference: a program that held its owner would keep both for ever. It is
+        # traced where it is called, by one who holds the owner.
+        alive = ref()
+        assert alive is not None
+        return make(alive)(*arguments)
+
+    return kept(owner, make, lambda: jax.jit(of, **options))
 
 
 def shape_of(tree: Any) -> Hashable:
