@@ -10,10 +10,11 @@ the same mini-batches. No real training: what is scored is the kernel. Seconds a
 compilation.
 
 Expect: errors falling as one over the root of the dimension; predicted times within 5 % of the
-exact kernel's at 1,024 numbers a tensor by ``tensor_sketch``, ``count_sketch`` and, where it is
-run, ``very_sparse``; ``kronecker`` 11 % off on two of three networks at no larger an error of the
-matrix; ``tensor_sketch`` three to five times faster than the exact kernel, ``coordinates`` two to
-five times; one block for each output 6 to 14 % off, the last layer alone far more.
+exact kernel's at 1,024 numbers a tensor by ``tensor_sketch``, ``count_sketch`` and, where it
+is run, ``very_sparse``; ``kronecker`` 11 % off on two of three networks at no larger an error
+of the matrix; ``tensor_sketch`` three to five times faster than the exact kernel,
+``coordinates`` two to five times; one block for each output 6 to 14 % off, the last layer
+alone far more.
 """
 
 import dataclasses

@@ -11,10 +11,11 @@ and the median and largest relative errors of the time to 10 % are told. Varied 
 from the same two curves: smoothing, unit, length of the run. Varied in the prediction: solver,
 kernel. Varied in both: the head, momentum's treatment, the layers trained.
 
-Expect: 7 % at the median of six tasks (14 % at most), 4 to 12 % for readings, solvers, momentum,
-sampling and blocks between outputs, where 7 and 12 % are not told apart by six tasks; 93 % for
-noise that is taken as diagonal, 96 % for the kernel of the last layer alone, 9 (count sketch)
-to 34 % (Kronecker) for projections to 256 numbers a tensor, 16 % for all layers trained.
+Expect: 7 % at the median of six tasks (14 % at most), 4 to 12 % for readings, solvers,
+momentum, sampling and blocks between outputs, where 7 and 12 % are not told apart by six tasks;
+93 % for noise that is taken as diagonal, 96 % for the kernel of the last layer alone, 9 (count
+sketch) to 34 % (Kronecker) for projections to 256 numbers a tensor, 16 % for all layers
+trained.
 """
 
 import dataclasses
