@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import chunks, losses, programs
-from ttp_jax.types import ApplyFn, Params, Task
+from ttp_jax.types import ApplyFn, InputError, Params, Task
 
 
 def batch_loss(task: Task):
@@ -35,6 +35,21 @@ def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n c"]:
     """``f(w)`` of all samples, chunk by chunk. A forward pass a sample."""
     product = programs.compiled(apply_fn, _forward)
     return chunks.map_samples(lambda part: product(params, part), x)
+
+
+def at_the_start(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n c"]:
+    """``f(w_0)``, which a prediction begins with.
+
+    Raises:
+        InputError: They are not finite.
+    """
+    f0 = forward(apply_fn, params, x)
+    if not np.isfinite(f0).all():
+        raise InputError(
+            "the model's outputs must be finite, got NaN or infinite ones at the start; "
+            "check the weights and the preprocessing"
+        )
+    return f0
 
 
 def jvp(

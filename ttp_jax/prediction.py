@@ -2,13 +2,22 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax import calibration, extrapolation, outputs, spectrum, trust
+from ttp_jax import (
+    calibration,
+    extrapolation,
+    outputs,
+    relinearization,
+    spectrum,
+    trust,
+)
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
@@ -21,7 +30,7 @@ from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import read_steps
 from ttp_jax.timing import measured
-from ttp_jax.types import Curve, InputError, Task
+from ttp_jax.types import Curve, InputError, Task, Trust
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
 _TIMED_STEPS = 6
@@ -43,6 +52,7 @@ def predict(
     noise: Noise = "exact",
     effective_rate: bool = False,
     calibrate_steps: int = 0,
+    relinearize: float | None = None,
     kernel_samples: int | None = None,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
@@ -74,6 +84,10 @@ def predict(
         calibrate_steps: Take so many real steps first, linearise there, carry the momentum
             over and predict the rest (solver ``"simulate"``). 0, the default, predicts
             without training.
+        relinearize: A tolerance, such as 0.3: linearise again wherever the model has left
+            its linearisation by so much, along the predicted path
+            (:mod:`ttp_jax.relinearization`; solver ``"simulate"``). ``None`` for one
+            linearisation.
         kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
             extrapolate the curve to all (:mod:`ttp_jax.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
@@ -104,13 +118,14 @@ def predict(
         paths=paths,
         noise=noise,
         calibrate_steps=calibrate_steps,
+        relinearize=relinearize,
         kernel_samples=kernel_samples,
         seed=seed,
         memory_budget_bytes=memory_budget_bytes,
     )
     if effective_rate:
         sgd = sgd.at_effective_rate(steps)
-    whole, whole_sgd, solved = task, sgd, 1.0
+    whole, whole_sgd = task, sgd
     if kernel_samples is not None:
         task = extrapolation.few(task, kernel_samples, seed)
         sgd = dataclasses.replace(sgd, batch_size=None)
@@ -127,25 +142,164 @@ def predict(
                 seed=seed,
             )
     timings["calibrate_s"], timings["compile_s"] = part.run_s, part.compile_s
+    common: dict[str, Any] = {
+        "steps": steps,
+        "seed": seed,
+        "memory_budget_bytes": memory_budget_bytes,
+    }
+    if relinearize is not None:
+        found = _by_many(
+            task, sgd, start, kernel, relinearize=relinearize, expected=expected, **common
+        )
+        found = found.at(read[read >= start.steps] - start.steps)
+    else:
+        found = _by_one(
+            task,
+            sgd,
+            start,
+            kernel,
+            solver=solver,
+            every=every,
+            paths=paths,
+            noise=noise,
+            many=None if kernel_samples is None else whole.n,
+            expected=expected,
+            **common,
+        )
+    timings["compile_s"] += found.compile_s
 
+    with measured() as part, bar("timing a training step", None):
+        # Two steps at least are timed: of few samples, by no more than those few together.
+        at_most = task.n if kernel_samples is None else task.n // 2
+        timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=at_most)
+    timings["timing_s"] = part.run_s
+    timings["compile_s"] += part.compile_s
+    return Curve(
+        steps=read,
+        loss=np.concatenate([start.loss, found.loss]),
+        accuracy=np.concatenate([start.accuracy, found.accuracy]),
+        loss_quantiles=_preceded(start.loss, found.loss_quantiles),
+        accuracy_quantiles=_preceded(start.accuracy, found.accuracy_quantiles),
+        seconds=read * timings["step_s"],
+        trust=found.trust,
+        timings={**timings, **found.timings},
+        flops=found.flops
+        + expected.forward_flops_per_sample
+        * (
+            len(start.loss) * task.n
+            + 3 * samples_timed
+            + 3 * calibrate_steps * (sgd.batch_size or task.n)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A predicted curve from where the real steps have ended, if there were any."""
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+    trust: Trust
+    timings: Mapping[str, float]
+    compile_s: float
+    flops: float
+    """Of the prediction itself."""
+    loss_quantiles: Mapping[float, np.ndarray] | None = None
+    accuracy_quantiles: Mapping[float, np.ndarray] | None = None
+
+    def at(self, read: np.ndarray) -> "_Found":
+        """The curve at some of its steps."""
+        return dataclasses.replace(self, loss=self.loss[read], accuracy=self.accuracy[read])
+
+
+def _by_many(
+    task: Task,
+    sgd: SGD,
+    start: calibration.Start,
+    kernel: KernelName | Kernel | Computed,
+    *,
+    relinearize: float,
+    steps: int,
+    seed: int,
+    memory_budget_bytes: int | None,
+    expected: KernelCost,
+) -> _Found:
+    """One linearisation after the other, at every step."""
+    given = kernel if isinstance(kernel, Computed) else None
+    with measured() as part:
+        found = relinearization.relinearized(
+            task,
+            sgd,
+            start,
+            steps=steps,
+            tolerance=relinearize,
+            kernel=given or _described(kernel),
+            seed=seed,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+    with measured() as last:
+        verdict = trust.judge_relinearized(
+            curvature=trust.largest_curvature(
+                found.theta, found.outputs, task.targets, loss=task.loss
+            ),
+            gap=found.gap,
+            error=found.error,
+            kernels=len(found.pieces),
+            sgd=sgd,
+            peak_rate=float(sgd.learning_rates(steps).max()),
+            predicted_loss=found.loss,
+        )
+    return _Found(
+        loss=found.loss,
+        accuracy=found.accuracy,
+        trust=verdict,
+        timings={
+            "kernel_s": found.kernel_s + (given.run_s if given else 0.0),
+            "solve_s": part.run_s - found.kernel_s,
+            "trust_s": last.run_s,
+        },
+        compile_s=part.compile_s + last.compile_s + (given.compile_s if given else 0.0),
+        flops=found.kernels * expected.flops
+        + found.passes * expected.forward_flops_per_sample * task.n
+        + _dynamics_flops(task, sgd, found.solved_steps),
+    )
+
+
+def _dynamics_flops(task: Task, sgd: SGD, steps: int | float) -> float:
+    return 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2
+
+
+def _by_one(
+    task: Task,
+    sgd: SGD,
+    start: calibration.Start,
+    kernel: KernelName | Kernel | Computed,
+    *,
+    solver: Solver,
+    steps: int,
+    every: int,
+    paths: int,
+    noise: Noise,
+    seed: int,
+    many: int | None,
+    memory_budget_bytes: int | None,
+    expected: KernelCost,
+) -> _Found:
+    """One linearisation, of the task or of some of its samples."""
+    timings = {}
     with measured() as part, bar("outputs at the start", None):
-        f0 = outputs.forward(task.apply_fn, start.params, task.x)
-        if not np.isfinite(f0).all():
-            raise InputError(
-                "the model's outputs must be finite, got NaN or infinite ones at the start; "
-                "check the weights and the preprocessing"
-            )
+        f0 = outputs.at_the_start(task.apply_fn, start.params, task.x)
         targets = task.targets
         q0 = u0 = None
         decayed = start.params
         if sgd.decay_toward == "initial":
             decayed = jax.tree.map(jnp.subtract, start.params, task.params)
-        if sgd.weight_decay and (sgd.decay_toward == "zero" or calibrate_steps):
+        if sgd.weight_decay and (sgd.decay_toward == "zero" or start.steps):
             q0 = outputs.jvp(task.apply_fn, start.params, task.x, decayed)
         if start.velocity is not None:
             u0 = outputs.jvp(task.apply_fn, start.params, task.x, start.velocity)
     timings["forward_s"] = part.run_s
-    timings["compile_s"] += part.compile_s
+    compile_s = part.compile_s
 
     if not isinstance(kernel, Computed):
         kernel = _described(kernel).of(
@@ -154,7 +308,7 @@ def predict(
         )
     theta = kernel.theta
     timings["kernel_s"] = kernel.run_s
-    timings["compile_s"] += kernel.compile_s
+    compile_s += kernel.compile_s
 
     with measured() as part, bar(f"dynamics ({solver})", None):
         common: dict[str, Any] = {"loss": task.loss, "steps": steps, "every": every}
@@ -169,8 +323,8 @@ def predict(
             paths=paths,
             **common,
         )
-        loss, accuracy, doubt = path.loss, path.accuracy, 0.0
-        if kernel_samples is not None:
+        loss, accuracy, doubt, solved = path.loss, path.accuracy, 0.0, 1.0
+        if many is not None:
             solved += extrapolation.PARTS_COST
             loss, accuracy, doubt = extrapolation.to_many(
                 theta,
@@ -179,13 +333,13 @@ def predict(
                 sgd,
                 loss,
                 accuracy,
-                n=whole.n,
+                n=many,
                 q0=q0,
                 seed=seed,
                 **common,
             )
     timings["solve_s"] = part.run_s
-    timings["compile_s"] += part.compile_s
+    compile_s += part.compile_s
 
     with measured() as part, bar("linearisation gap", None):
 
@@ -209,31 +363,17 @@ def predict(
             doubt=doubt,
         )
     timings["trust_s"] = part.run_s
-    timings["compile_s"] += part.compile_s
-
-    with measured() as part, bar("timing a training step", None):
-        # Two steps at least are timed: of few samples, by no more than those few together.
-        at_most = task.n if kernel_samples is None else task.n // 2
-        timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=at_most)
-    timings["timing_s"] = part.run_s
-    timings["compile_s"] += part.compile_s
-    return Curve(
-        steps=read,
-        loss=np.concatenate([start.loss, loss]),
-        accuracy=np.concatenate([start.accuracy, accuracy]),
-        loss_quantiles=_preceded(start.loss, path.loss_quantiles),
-        accuracy_quantiles=_preceded(start.accuracy, path.accuracy_quantiles),
-        seconds=read * timings["step_s"],
+    return _Found(
+        loss=loss,
+        accuracy=accuracy,
         trust=verdict,
         timings=timings,
+        compile_s=compile_s + part.compile_s,
         flops=expected.flops
-        + expected.forward_flops_per_sample
-        * (
-            (9 + len(start.loss)) * task.n
-            + 3 * samples_timed
-            + 3 * calibrate_steps * (sgd.batch_size or task.n)
-        )
-        + 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2 * solved,
+        + 9 * expected.forward_flops_per_sample * task.n
+        + _dynamics_flops(task, sgd, steps * solved),
+        loss_quantiles=path.loss_quantiles,
+        accuracy_quantiles=path.accuracy_quantiles,
     )
 
 
@@ -275,6 +415,7 @@ def cost_ahead(
     paths: int = 0,
     noise: Noise = "exact",
     calibrate_steps: int = 0,
+    relinearize: float | None = None,
     kernel_samples: int | None = None,
     seed: int = 0,
     memory_budget_bytes: int | None = None,
@@ -312,6 +453,16 @@ def cost_ahead(
         raise InputError(
             f"calibrate_steps needs solver 'simulate', got {solver!r}; leave it at 0"
         )
+    if relinearize is not None:
+        if not (np.isfinite(relinearize) and relinearize > 0):
+            raise InputError(
+                f"relinearize must be a tolerance above 0, such as 0.3, got {relinearize}"
+            )
+        if solver != "simulate" or paths or kernel_samples is not None:
+            raise InputError(
+                "relinearize needs solver 'simulate' without paths and kernel_samples, got "
+                f"{solver!r}, {paths} and {kernel_samples}; leave relinearize out"
+            )
     if kernel_samples is not None:
         if solver != "simulate" or paths or calibrate_steps:
             raise InputError(

@@ -35,10 +35,7 @@ def compiled(owner: Callable, make: Callable[[Callable], Callable], **options: A
             which stands for what is made.
         options: Of ``jax.jit``.
     """
-    try:
-        ref = weakref.ref(owner)
-    except TypeError:
-        return jax.jit(make(owner), **options)
+    ref = weakref.ref(owner)
 
     def of(*arguments):
         # By a reference: a program that held its owner would keep both for ever. It is

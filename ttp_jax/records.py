@@ -190,7 +190,7 @@ def _trust(about: Mapping[str, Any] | None) -> Trust | None:
     """What was not finite was written as ``null``."""
     if about is None:
         return None
-    numbers = ("score", "stability", "gap", "early_gap", "doubt")
+    numbers = ("score", "stability", "gap", "early_gap", "doubt", "error")
     finite = {
         key: np.inf if about[key] is None else about[key] for key in numbers if key in about
     }

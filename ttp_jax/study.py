@@ -94,6 +94,9 @@ class Config:
     """Treat momentum as the learning rate lr/(1 - momentum)."""
     calibrate_steps: int = 0
     """Take so many real steps first, and predict the rest from there."""
+    relinearize: float | None = None
+    """Linearise again wherever the model has left its linearisation by so much, such as 0.3;
+    once, at the start, by default."""
     kernel: KernelName = "exact"
     """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
     kernel_outputs: Outputs = "full"
@@ -316,6 +319,7 @@ def run(
         "paths": config.paths,
         "noise": config.noise,
         "calibrate_steps": config.calibrate_steps,
+        "relinearize": config.relinearize,
         "kernel_samples": config.kernel_samples,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
@@ -327,6 +331,8 @@ def run(
     if command != "finetune":
         # Before anything is said: what it refuses is the only line then.
         lines.append(str(cost_ahead(built.task, built.sgd, seed=config.seed, **asked)))
+        if config.relinearize is not None:
+            lines.append("re-linearised: as many such kernels as the path is bent")
     for line in lines:
         say(line)
     curves: dict[str, Curve] = {}

@@ -16,6 +16,8 @@ GAP_LIMIT = 0.5
 EARLY_GAP_LIMIT = 0.25
 """The same where the loss has fallen to 0.3 of the start. Both limits were set on digits and
 sign-language digits, fine-tuned with the embedded network and a CIFAR ResNet-20."""
+ERROR_LIMIT = 0.5
+"""Of the jumps between many linearisations, all together, in ``log L``."""
 DOUBT_LIMIT = 0.08
 """Difference between two extrapolations from few samples to all, in ``log L``. From 90, 150 and
 300 of 750 pictures of digits, sign-language digits and CIFAR-10 (five draws that are reported
@@ -104,8 +106,8 @@ def judge(
         doubt: Of its extrapolation from few samples, where there was one
             (:class:`ttp_jax.extrapolation.Extrapolated`).
     """
+    stability = _stability(curvature, sgd, peak_rate)
     limit = sgd.stability_limit()
-    stability = peak_rate * (curvature + sgd.weight_decay) / limit
     grows = not np.isfinite(predicted_loss).all() or (
         predicted_loss[-1] > predicted_loss[0]
         or predicted_loss.max() > 2 * predicted_loss[0]
@@ -145,8 +147,60 @@ def judge(
         ok=not warnings,
         score=float(score),
         reason="; ".join(warnings) or fine,
-        stability=float(stability),
+        stability=stability,
         gap=gap,
         early_gap=early_gap,
         doubt=doubt,
     )
+
+
+def judge_relinearized(
+    *,
+    curvature: float,
+    gap: float,
+    error: float,
+    kernels: int,
+    sgd: SGD,
+    peak_rate: float,
+    predicted_loss: Float[np.ndarray, " t"],
+) -> Trust:
+    """The same of many linearisations (:mod:`ttp_jax.relinearization`).
+
+    ``score = 1/(1 + x^2)`` with ``x = error/ERROR_LIMIT``, halved where the predicted loss
+    ends higher than it began. Steps that are too large for the linearisation at the start are
+    no warning: they are followed one by one.
+
+    Args:
+        curvature: As for :func:`judge`, at the start.
+        gap: The largest that was accepted.
+        error: Estimated relative error of the loss.
+        kernels: How many it took.
+        sgd: The optimiser.
+        peak_rate: Largest learning rate of the run.
+        predicted_loss: Of the curve.
+    """
+    warnings = []
+    grows = not np.isfinite(predicted_loss).all() or predicted_loss[-1] > predicted_loss[0]
+    if grows:
+        warnings.append("the predicted loss grows")
+    if not error <= ERROR_LIMIT:
+        warnings.append(
+            f"the pieces do not meet: the loss is off by an estimated {error:.0%}, at most "
+            f"{ERROR_LIMIT:.0%} is trusted; lower the tolerance"
+        )
+    score = 1.0 / (1.0 + (error / ERROR_LIMIT) ** 2) if np.isfinite(error) else 0.0
+    if grows:
+        score *= 0.5
+    return Trust(
+        ok=not warnings,
+        score=float(score),
+        reason="; ".join(warnings)
+        or f"{kernels} linearisations, the loss off by an estimated {error:.0%}",
+        stability=_stability(curvature, sgd, peak_rate),
+        gap=gap,
+        error=error,
+    )
+
+
+def _stability(curvature: float, sgd: SGD, peak_rate: float) -> float:
+    return float(peak_rate * (curvature + sgd.weight_decay) / sgd.stability_limit())

@@ -135,6 +135,8 @@ class Trust:
     never does."""
     doubt: float = 0.0
     """Where the curve was extrapolated from few samples: how far two ways of it differ."""
+    error: float = 0.0
+    """Where it was linearised again and again: estimated relative error of the loss."""
 
 
 @dataclass(frozen=True)

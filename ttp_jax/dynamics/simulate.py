@@ -3,39 +3,22 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ttp_jax import losses
+from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.path import Path, Waypoint, quantiles
+from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.types import InputError, LossName
 
 OTHER_SEEDS = 1_000_003
 """Added to a seed: streams that no run of a neighbouring seed has."""
-
-
-class _State(NamedTuple):
-    """Outputs and velocity, as functions and as coefficients of ``J^T``, ``w_0`` and ``v_0``.
-
-    ``f = f_0 - Theta alpha - shrink q_0 - coast u_0``; the weights are
-    ``(1 - shrink) w_0 - J^T alpha - coast v_0``; velocity ``u = J v``,
-    ``v = J^T beta + pull w_0 + speed v_0``.
-    """
-
-    f: Array
-    u: Array
-    alpha: Array
-    beta: Array
-    shrink: Array
-    pull: Array
-    coast: Array
-    speed: Array
 
 
 def simulate(
@@ -220,46 +203,20 @@ def _scan_many(
 def _scan(
     theta, f0, targets, origin, u0, per_step, mu, weight_decay, *, loss, nesterov, along_q0
 ):
-    n, c = f0.shape
-
     def step(carry, now):
         state, waypoint = carry
-        if "batch" in now:
-            batch = now["batch"]
-            g = losses.gradient(loss, state.f[batch], targets[batch]) / len(batch)
-            image = jnp.einsum("bck,bc->k", theta[batch], g).reshape(n, c)
-            # add: with replacement an index can come twice
-            coefficients = jnp.zeros_like(f0).at[batch].add(g)
-        else:
-            coefficients = losses.gradient(loss, state.f, targets) / n
-            image = (coefficients.reshape(-1) @ theta.reshape(n * c, n * c)).reshape(n, c)
-        # The gradient's image under J, and its parts along J^T, w_0 and v_0.
-        gradient = (
-            image + weight_decay * (origin + state.f),
-            coefficients - weight_decay * state.alpha,
-            along_q0 * weight_decay * (1 - state.shrink),
-            -weight_decay * state.coast,
-        )
-        velocity = tuple(
-            mu * v + g
-            for v, g in zip(
-                (state.u, state.beta, state.pull, state.speed), gradient, strict=True
-            )
-        )
-        move = (
-            tuple(g + mu * v for g, v in zip(gradient, velocity, strict=True))
-            if nesterov
-            else velocity
-        )
-        new = _State(
-            f=state.f - now["eta"] * move[0],
-            u=velocity[0],
-            alpha=state.alpha + now["eta"] * move[1],
-            beta=velocity[1],
-            shrink=state.shrink + now["eta"] * move[2],
-            pull=velocity[2],
-            coast=state.coast + now["eta"] * move[3],
-            speed=velocity[3],
+        new = recursion.step(
+            state,
+            theta,
+            targets,
+            origin,
+            now["eta"],
+            now.get("batch"),
+            mu,
+            weight_decay,
+            loss=loss,
+            nesterov=nesterov,
+            along_q0=along_q0,
         )
         observed = loss_and_accuracy(loss, new.f, targets)
         here = Waypoint(
@@ -267,9 +224,7 @@ def _scan(
         )
         return (new, waypoint.update(here, observed[0], first[0])), observed
 
-    zero = jnp.zeros_like(f0)
     first = loss_and_accuracy(loss, f0, targets)
-    none = jnp.zeros(())
-    start = _State(f0, u0, zero, zero, none, none, none, jnp.ones(()))
+    start = State.at_the_start(f0, u0)
     end, curves = jax.lax.scan(step, (start, Waypoint.none(f0)), per_step)
     return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)

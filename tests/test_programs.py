@@ -1,0 +1,33 @@
+"""Programs are made once for a model, and go with it."""
+
+import gc
+import weakref
+
+import numpy as np
+
+from ttp_jax import programs
+
+
+def _twice(model):
+    made.append(model)
+    return lambda x: 2 * model(x)
+
+
+made = []
+
+
+def test_a_program_is_traced_once_and_does_not_keep_its_model():
+    made.clear()
+
+    def model(x):
+        return x + 1.0
+
+    x = np.ones(3)
+    for _ in range(3):
+        np.testing.assert_allclose(programs.compiled(model, _twice)(x), 4.0)
+    assert len(made) == 1
+    gone = weakref.ref(model)
+    made.clear()
+    del model
+    gc.collect()
+    assert gone() is None

@@ -1,0 +1,94 @@
+"""One step of SGD on the linearised model, in outputs and in coefficients of the weights."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ttp_jax import losses
+from ttp_jax.types import LossName
+
+
+class State(NamedTuple):
+    """Outputs and velocity, as functions and as coefficients of ``J^T``, ``w_0`` and ``v_0``.
+
+    ``f = f_0 - Theta alpha - shrink q_0 - coast u_0``; the weights are
+    ``(1 - shrink) w_0 - J^T alpha - coast v_0``; velocity ``u = J v``,
+    ``v = J^T beta + pull w_0 + speed v_0``. With weight decay toward other weights ``w``
+    read ``w_0 - w`` for ``w_0`` where it is shrunk and where it pulls.
+    """
+
+    f: Array
+    u: Array
+    alpha: Array
+    beta: Array
+    shrink: Array
+    pull: Array
+    coast: Array
+    speed: Array
+
+    @classmethod
+    def at_the_start(cls, f0: Array, u0: Array) -> "State":
+        """Nothing moved yet."""
+        zero, none = jnp.zeros_like(f0), jnp.zeros(())
+        return cls(f0, u0, zero, zero, none, none, none, jnp.ones(()))
+
+
+def step(
+    state: State,
+    theta: Array,
+    targets: Array,
+    origin: Array,
+    eta: Array,
+    batch: Array | None,
+    mu: Array | float,
+    weight_decay: Array | float,
+    *,
+    loss: LossName,
+    nesterov: bool,
+    along_q0: bool,
+) -> State:
+    """The image under ``J`` of the step that :class:`ttp_jax.SGD` describes.
+
+    Args:
+        state: Before the step.
+        theta: Kernel ``[n, c, n c]``.
+        targets: Targets ``[n, c]``.
+        origin: From :meth:`ttp_jax.SGD.decay_origin`.
+        eta: Learning rate of the step.
+        batch: Rows of the mini-batch, ``None`` for all.
+        mu: Momentum.
+        weight_decay: ``wd``.
+        loss: ``"mse"`` or ``"cross_entropy"``.
+        nesterov: Nesterov's form of the momentum step.
+        along_q0: Whether decay pulls along ``q_0``.
+    """
+    n, c = targets.shape
+    if batch is None:
+        coefficients = losses.gradient(loss, state.f, targets) / n
+        image = (coefficients.reshape(-1) @ theta.reshape(n * c, n * c)).reshape(n, c)
+    else:
+        g = losses.gradient(loss, state.f[batch], targets[batch]) / len(batch)
+        image = jnp.einsum("bck,bc->k", theta[batch], g).reshape(n, c)
+        # add: with replacement an index can come twice
+        coefficients = jnp.zeros_like(targets).at[batch].add(g)
+    # The gradient's image under J, and its parts along J^T, w_0 and v_0.
+    gradient = (
+        image + weight_decay * (origin + state.f),
+        coefficients - weight_decay * state.alpha,
+        along_q0 * weight_decay * (1 - state.shrink),
+        -weight_decay * state.coast,
+    )
+    old = state.u, state.beta, state.pull, state.speed
+    velocity = tuple(mu * v + g for v, g in zip(old, gradient, strict=True))
+    move = velocity
+    if nesterov:
+        move = tuple(g + mu * v for g, v in zip(gradient, velocity, strict=True))
+    place = state.f, state.alpha, state.shrink, state.coast
+    signs = np.array([-1, 1, 1, 1])
+    f, alpha, shrink, coast = (
+        at + sign * eta * m for at, sign, m in zip(place, signs, move, strict=True)
+    )
+    u, beta, pull, speed = velocity
+    return State(f, u, alpha, beta, shrink, pull, coast, speed)

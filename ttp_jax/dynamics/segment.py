@@ -1,0 +1,168 @@
+"""A piece of the path of :mod:`ttp_jax.dynamics.simulate`, as long as it stays near."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ttp_jax.dynamics import recursion
+from ttp_jax.dynamics.recursion import State
+from ttp_jax.optimizers import SGD
+from ttp_jax.reading import loss_and_accuracy
+from ttp_jax.types import LossName
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps ``first..last`` of a linearised path, and how to move the weights along it.
+
+    With weights ``w`` and velocity ``v`` at ``first``, ``J`` the Jacobian there and
+    ``origin`` what weight decay pulls to, the weights at ``last`` are
+    ``w - J^T alpha - shrink (w - origin) - coast v`` and the velocity
+    ``J^T beta + pull (w - origin) + speed v``.
+    """
+
+    first: int
+    last: int
+    loss: Float[np.ndarray, " t"]
+    """At each step, ``first`` and ``last`` with it."""
+    accuracy: Float[np.ndarray, " t"]
+    moved: Float[np.ndarray, " t"]
+    """``|f - f_first|``."""
+    outputs: Float[np.ndarray, "n c"]
+    """At ``last``, as the linearisation has them."""
+    alpha: Float[np.ndarray, "n c"]
+    beta: Float[np.ndarray, "n c"]
+    shrink: float
+    pull: float
+    coast: float
+    speed: float
+
+
+def segment(
+    theta: Float[np.ndarray, "nc nc"],
+    f0: Float[np.ndarray, "n c"],
+    targets: Float[np.ndarray, "n c"],
+    sgd: SGD,
+    *,
+    loss: LossName,
+    steps: int,
+    first: int,
+    last: int,
+    u0: Float[np.ndarray, "n c"] | None = None,
+    q0: Float[np.ndarray, "n c"] | None = None,
+    seed: int = 0,
+    farthest: float = np.inf,
+) -> Segment:
+    """From ``f0`` at step ``first`` to step ``last``, or until the outputs have gone so far.
+
+    The recursion is that of :func:`ttp_jax.dynamics.simulate.simulate`; here it begins and
+    ends where it is told, and leaves what the weights need for going there.
+
+    Args:
+        theta: Kernel at the weights of step ``first``.
+        f0: Outputs there.
+        targets: Targets ``[n, c]``.
+        sgd: The optimiser.
+        loss: ``"mse"`` or ``"cross_entropy"``.
+        steps: ``T`` of the whole path, which schedule and stream are made for.
+        first: Step at which the segment begins.
+        last: Step at which it ends at the latest.
+        u0: ``J v`` of the velocity at ``first``.
+        q0: ``J (w - origin)``, needed with weight decay.
+        seed: Of the stream of mini-batches.
+        farthest: The segment ends where ``|f - f0|`` is that much; it has one step at least.
+
+    Cost: ``B n c^2`` multiply-adds a step, in float64. One compiled loop for all segments
+    of a path, whatever their length.
+
+    Breaks when: the model leaves its linearisation, which only the model itself can tell.
+    """
+    batches = sgd.batches(len(f0), steps, seed)
+    with jax.enable_x64(True):
+        f64 = partial(jnp.asarray, dtype=jnp.float64)
+        state, end, curves = _loop(
+            f64(theta).reshape(*f0.shape, f0.size),
+            f64(f0),
+            f64(targets),
+            f64(sgd.decay_origin(f0, q0)),
+            f64(np.zeros_like(f0) if u0 is None else u0),
+            jnp.asarray(sgd.learning_rates(steps)),
+            None if batches is None else jnp.asarray(batches),
+            jnp.asarray(first),
+            jnp.asarray(last),
+            f64(farthest),
+            sgd.momentum,
+            sgd.weight_decay,
+            loss=loss,
+            nesterov=sgd.nesterov,
+        )
+        loss_of, accuracy, moved = (np.asarray(c)[first : int(end) + 1] for c in curves)
+        return Segment(
+            first,
+            int(end),
+            loss_of,
+            accuracy,
+            moved,
+            outputs=np.asarray(state.f),
+            alpha=np.asarray(state.alpha),
+            beta=np.asarray(state.beta),
+            shrink=float(state.shrink),
+            pull=float(state.pull),
+            coast=float(state.coast),
+            speed=float(state.speed),
+        )
+
+
+@partial(jax.jit, static_argnames=("loss", "nesterov"))
+def _loop(
+    theta,
+    f0,
+    targets,
+    origin,
+    u0,
+    rates,
+    batches,
+    first,
+    last,
+    farthest,
+    mu,
+    weight_decay,
+    *,
+    loss,
+    nesterov,
+):
+    def step(carry):
+        k, state, curves = carry
+        new = recursion.step(
+            state,
+            theta,
+            targets,
+            origin,
+            rates[k],
+            None if batches is None else batches[k],
+            mu,
+            weight_decay,
+            loss=loss,
+            nesterov=nesterov,
+            along_q0=True,
+        )
+        return k + 1, new, noted(curves, k + 1, new.f)
+
+    def noted(curves, k, f):
+        seen = (*loss_and_accuracy(loss, f, targets), jnp.linalg.norm(f - f0))
+        return tuple(c.at[k].set(v) for c, v in zip(curves, seen, strict=True))
+
+    def goes_on(carry):
+        k, _, (_, _, moved) = carry
+        near = moved[k] < farthest  # false for NaN: a path that diverged has ended
+        return (k < last) & (near | (k == first))
+
+    empty = (jnp.zeros(len(rates) + 1),) * 3
+    k, state, curves = jax.lax.while_loop(
+        goes_on, step, (first, State.at_the_start(f0, u0), noted(empty, first, f0))
+    )
+    return state, k, curves
