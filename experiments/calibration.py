@@ -36,6 +36,11 @@ def smoke(data: Path) -> list[study.Config]:
 
 def paper(data: Path) -> list[study.Config]:
     """Two networks trained whole, two sets each, two seeds."""
+    return bent_tasks(data, seeds=2)
+
+
+def bent_tasks(data: Path, *, seeds: int) -> list[study.Config]:
+    """Tasks that leave one linearisation, one seed after the other."""
     resnet20 = {
         "model": "resnet20",
         "weights": str(data / "weights/resnet20_cifar10.npz"),
@@ -51,7 +56,7 @@ def paper(data: Path) -> list[study.Config]:
     }
     return [
         dataclasses.replace(BASE, data=source, seed=seed, **network)
-        for seed in range(2)
+        for seed in range(seeds)
         for network, sources in (
             (embedded, ("digits", sets["clothing10_128"])),
             (resnet20, (sets["clothing10_128"], sets["flowers5_128"])),
