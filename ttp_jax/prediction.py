@@ -84,7 +84,7 @@ def predict(
         calibrate_steps: Take so many real steps first, linearise there, carry the momentum
             over and predict the rest (solver ``"simulate"``). 0, the default, predicts
             without training.
-        relinearize: A tolerance, such as 0.3: linearise again wherever the model has left
+        relinearize: A tolerance, such as 0.5: linearise again wherever the model has left
             its linearisation by so much, along the predicted path
             (:mod:`ttp_jax.relinearization`; solver ``"simulate"``). ``None`` for one
             linearisation.
@@ -454,10 +454,7 @@ def cost_ahead(
             f"calibrate_steps needs solver 'simulate', got {solver!r}; leave it at 0"
         )
     if relinearize is not None:
-        if not (np.isfinite(relinearize) and relinearize > 0):
-            raise InputError(
-                f"relinearize must be a tolerance above 0, such as 0.3, got {relinearize}"
-            )
+        relinearization.require_tolerance(relinearize)
         if solver != "simulate" or paths or kernel_samples is not None:
             raise InputError(
                 "relinearize needs solver 'simulate' without paths and kernel_samples, got "

@@ -9,7 +9,9 @@ those of the real run.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +67,6 @@ class Relinearized:
     """At every step from the first to ``T``."""
     accuracy: Float[np.ndarray, " t"]
     pieces: tuple[Piece, ...]
-    rejected: int
-    """Pieces that went too far and were taken again, shorter."""
     theta: Float[np.ndarray, "nc nc"]
     """The first kernel."""
     outputs: Float[np.ndarray, "n c"]
@@ -128,149 +128,202 @@ def relinearized(
         memory_budget_bytes: For a kernel.
 
     Raises:
-        InputError: A tolerance that is not positive.
+        InputError: A tolerance that is not positive, outputs that are not finite.
 
-    Cost: for a piece a kernel, 9 forward passes a sample (3 fewer without momentum, 3 more
-    with weight decay) and the dynamics; 6 for one that is rejected.
+    Cost: for a piece a kernel, 9 forward passes a sample (5 fewer without momentum, 3 more
+    with weight decay) and the dynamics; 6 (4) for one that is rejected, and a kernel where
+    that is the reason.
 
     Breaks when: the model is bent within single steps, where one kernel a step is spent.
     """
-    if not (np.isfinite(tolerance) and tolerance > 0):
-        raise InputError(
-            f"relinearize must be a tolerance above 0, such as 0.3, got {tolerance}"
-        )
+    require_tolerance(tolerance)
     described = kernel.described if isinstance(kernel, Computed) else kernel
-    loss, accuracy = np.full((2, steps + 1), np.nan)
-    targets = task.targets
-    pieces: list[Piece] = []
-    rejected = solved_steps = 0
-    passes, kernels, kernel_s = 1, 1, 0.0
+    spent = _Spent()
 
-    def computed(w: Params) -> Computed:
-        return described.of(
+    def computed(w: Params) -> np.ndarray:
+        made = described.of(
             dataclasses.replace(task, params=w), memory_budget_bytes=memory_budget_bytes
         )
+        spent.kernels += 1
+        spent.kernel_s += made.run_s
+        return made.theta
 
-    w, v, k = start.params, start.velocity, start.steps
-    f = f_first = outputs.at_the_start(task.apply_fn, w, task.x).astype(np.float64)
-    if not isinstance(kernel, Computed):
-        kernel = computed(w)
-        kernel_s += kernel.run_s
-    theta = theta_first = kernel.theta
+    f = outputs.at_the_start(task.apply_fn, start.params, task.x).astype(np.float64)
+    spent.passes += 1
+    if isinstance(kernel, Computed):
+        theta = kernel.theta
+        spent.kernels += 1
+    else:
+        theta = computed(start.params)
+    here = first = _Place(start.steps, start.params, start.velocity, f, theta)
+    loss, accuracy = np.full((2, steps + 1), np.nan)
+    pieces: list[Piece] = []
     farthest = np.inf
-    with bar("re-linearised dynamics", steps - k) as advance:
-        while k < steps:
-            decayed = _decayed(task, sgd, w)
-            u0 = q0 = None
-            if v is not None:
-                u0 = outputs.jvp(task.apply_fn, w, task.x, v)
-                passes += 3
-            if sgd.weight_decay:
-                q0 = outputs.jvp(task.apply_fn, w, task.x, decayed)
-                passes += 3
-            last, theta_next, drift = steps, theta, 0.0
-            while True:
-                piece = segment(
-                    theta,
-                    f,
-                    targets,
-                    sgd,
-                    loss=task.loss,
-                    steps=steps,
-                    first=k,
-                    last=last,
-                    u0=u0,
-                    q0=q0,
-                    seed=seed,
-                    farthest=farthest,
-                )
-                w_next, v_next = _moved(task, sgd, w, v, decayed, piece)
-                f_next = outputs.forward(task.apply_fn, w_next, task.x).astype(np.float64)
-                passes += 6 if sgd.momentum else 4
-                solved_steps += piece.last - k
-                gap = linearization_gap(f_next, piece.outputs, f)
-                single = piece.last == k + 1
-                if gap <= tolerance or single:
-                    if piece.last < steps and np.isfinite(f_next).all():
-                        kernel = computed(w_next)
-                        kernels, kernel_s = kernels + 1, kernel_s + kernel.run_s
-                        theta_next = kernel.theta
-                        drift = _drift(theta, theta_next, f_next, targets, task.loss)
-                    if drift <= DRIFT * tolerance or single:
-                        break
-                rejected += 1
-                last = _shorter(piece, tolerance / max(gap, drift / DRIFT))
-            ends = loss_and_accuracy(task.loss, jnp.asarray(f_next), jnp.asarray(targets))
+    with bar("re-linearised dynamics", steps - here.step) as advance:
+        while here.step < steps:
+            way, there, gap, drift = _as_far_as_it_goes(
+                task,
+                sgd,
+                here,
+                steps=steps,
+                tolerance=tolerance,
+                farthest=farthest,
+                seed=seed,
+                computed=computed,
+                spent=spent,
+            )
+            ends = loss_and_accuracy(
+                task.loss, jnp.asarray(there.f), jnp.asarray(task.targets)
+            )
             end_loss, end_accuracy = (float(value) for value in ends)
-            floor = FLOOR * loss[start.steps] if pieces else FLOOR * piece.loss[0]
-            jump = float(np.log((end_loss + floor) / (piece.loss[-1] + floor)))
-            share = (piece.moved / max(piece.moved[-1], TINY)).clip(0, 1) ** 2
-            now = slice(k, piece.last + 1)
-            missed = piece.loss + (end_loss - piece.loss[-1]) * share
-            loss[now] = np.maximum(missed, np.minimum(piece.loss, end_loss))
-            accuracy[now] = piece.accuracy + (end_accuracy - piece.accuracy[-1]) * share
-            pieces.append(Piece(k, piece.last, gap, drift, jump))
-            advance(piece.last - k)
-            used = max(gap, drift / DRIFT, TINY) / tolerance
-            farthest = piece.moved[-1] * min(LONGER, SAFETY / used)
-            w, v, f, k, theta = w_next, v_next, f_next, piece.last, theta_next
-            if not np.isfinite(f).all():
+            share = (way.moved / max(way.moved[-1], TINY)).clip(0, 1) ** 2
+            now = slice(way.first, way.last + 1)
+            mended = way.loss + (end_loss - way.loss[-1]) * share
+            loss[now] = np.maximum(mended, np.minimum(way.loss, end_loss))
+            accuracy[now] = way.accuracy + (end_accuracy - way.accuracy[-1]) * share
+            floor = FLOOR * loss[first.step]
+            jump = float(np.log((end_loss + floor) / (way.loss[-1] + floor)))
+            pieces.append(Piece(way.first, way.last, gap, drift, jump))
+            advance(way.last - way.first)
+            if not (np.isfinite(there.f).all() and np.isfinite(way.moved[-1])):
                 break
+            used = max(gap, drift / DRIFT, TINY) / tolerance
+            farthest = way.moved[-1] * min(LONGER, SAFETY / used)
+            here = there
     return Relinearized(
-        loss=loss[start.steps :],
-        accuracy=accuracy[start.steps :].clip(0, 1),
+        loss=loss[first.step :],
+        accuracy=accuracy[first.step :].clip(0, 1),
         pieces=tuple(pieces),
-        rejected=rejected,
-        theta=theta_first,
-        outputs=f_first,
-        kernels=kernels,
-        kernel_s=kernel_s,
-        passes=passes,
-        solved_steps=solved_steps,
+        theta=first.theta,
+        outputs=first.f,
+        kernels=spent.kernels,
+        kernel_s=spent.kernel_s,
+        passes=spent.passes,
+        solved_steps=spent.solved_steps,
     )
 
 
-def _drift(theta, theta_next, f, targets, loss) -> float:
-    """``|(Theta' - Theta) g| / |Theta g|`` with the gradient ``g`` where ``Theta'`` is."""
-    g = np.asarray(losses.gradient(loss, jnp.asarray(f), jnp.asarray(targets))).ravel()
-    before, after = theta @ g, theta_next @ g
-    return float(np.linalg.norm(after - before) / max(np.linalg.norm(before), TINY))
+def require_tolerance(tolerance: float) -> None:
+    """Raises: InputError: It is not positive."""
+    if not (np.isfinite(tolerance) and tolerance > 0):
+        raise InputError(
+            f"relinearize must be a tolerance above 0, such as 0.5, got {tolerance}"
+        )
 
 
-def _decayed(task: Task, sgd: SGD, w: Params) -> Params:
-    """``w - origin``: what weight decay shrinks."""
+class _Place(NamedTuple):
+    """Where a linearisation is made."""
+
+    step: int
+    params: Params
+    velocity: Params | None
+    f: np.ndarray
+    theta: np.ndarray
+    """Of the place before where none is needed any more."""
+
+
+@dataclass
+class _Spent:
+    """See :class:`Relinearized`."""
+
+    kernels: int = 0
+    kernel_s: float = 0.0
+    passes: int = 0
+    solved_steps: int = 0
+
+
+def _as_far_as_it_goes(
+    task: Task,
+    sgd: SGD,
+    here: _Place,
+    *,
+    steps: int,
+    tolerance: float,
+    farthest: float,
+    seed: int,
+    computed: Callable[[Params], np.ndarray],
+    spent: _Spent,
+) -> tuple[Segment, _Place, float, float]:
+    """One piece, where it leads, and the gap and drift it ends with."""
+    w, v = here.params, here.velocity
+    decayed = w
     if sgd.decay_toward == "initial":
-        return jax.tree.map(jnp.subtract, w, task.params)
-    return w
+        decayed = jax.tree.map(jnp.subtract, w, task.params)
+    u0 = q0 = None
+    if v is not None:
+        u0 = outputs.jvp(task.apply_fn, w, task.x, v)
+        spent.passes += 3
+    if sgd.weight_decay:
+        q0 = outputs.jvp(task.apply_fn, w, task.x, decayed)
+        spent.passes += 3
+    last = steps
+    while True:
+        way = segment(
+            here.theta,
+            here.f,
+            task.targets,
+            sgd,
+            loss=task.loss,
+            steps=steps,
+            first=here.step,
+            last=last,
+            u0=u0,
+            q0=q0,
+            seed=seed,
+            farthest=farthest,
+        )
+        w_next, v_next = _moved(task, sgd, w, v, decayed, way)
+        f = outputs.forward(task.apply_fn, w_next, task.x).astype(np.float64)
+        spent.passes += 6 if sgd.momentum else 4
+        spent.solved_steps += way.last - way.first
+        there = _Place(way.last, w_next, v_next, f, here.theta)
+        gap, drift = linearization_gap(f, way.outputs, here.f), 0.0
+        single = way.last == way.first + 1
+        if gap <= tolerance or single:
+            if way.last < steps and np.isfinite(f).all():
+                there = there._replace(theta=computed(w_next))
+                drift = _drift(here.theta, there, task)
+            if drift <= DRIFT * tolerance or single:
+                return way, there, gap, drift
+        last = _shorter(way, tolerance / max(gap, drift / DRIFT))
+
+
+def _drift(theta: np.ndarray, there: _Place, task: Task) -> float:
+    """``|(Theta' - Theta) g| / |Theta g|`` with the gradient ``g`` where ``Theta'`` is."""
+    g = losses.gradient(task.loss, jnp.asarray(there.f), jnp.asarray(task.targets))
+    g = np.asarray(g).ravel()
+    before = theta @ g
+    difference = np.linalg.norm(there.theta @ g - before)
+    return float(difference / max(np.linalg.norm(before), TINY))
 
 
 def _moved(
-    task: Task, sgd: SGD, w: Params, v: Params | None, decayed: Params, piece: Segment
+    task: Task, sgd: SGD, w: Params, v: Params | None, decayed: Params, way: Segment
 ) -> tuple[Params, Params | None]:
-    """Weights and velocity at the end of a piece."""
-    coefficients = [piece.alpha, piece.beta] if sgd.momentum else [piece.alpha]
+    """Weights and velocity at the end of a way."""
+    coefficients = [way.alpha, way.beta] if sgd.momentum else [way.alpha]
     step, *rest = outputs.vjps(task.apply_fn, w, task.x, coefficients)
     along = [(1.0, step)]
     if sgd.weight_decay:
-        along.append((piece.shrink, decayed))
+        along.append((way.shrink, decayed))
     if v is not None:
-        along.append((piece.coast, v))
+        along.append((way.coast, v))
     w_next = outputs.minus(w, along)
     if not sgd.momentum:
         return w_next, None
     (v_next,) = rest
     if sgd.weight_decay:
-        v_next = outputs.minus(v_next, [(-piece.pull, decayed)])
+        v_next = outputs.minus(v_next, [(-way.pull, decayed)])
     if v is not None:
-        v_next = outputs.minus(v_next, [(-piece.speed, v)])
+        v_next = outputs.minus(v_next, [(-way.speed, v)])
     return w_next, v_next
 
 
-def _shorter(piece: Segment, ratio: float) -> int:
-    """Last step of the next try: one at least less than that of ``piece``."""
-    moved = piece.moved
+def _shorter(way: Segment, ratio: float) -> int:
+    """Last step of the next try: one at least less than that of ``way``."""
+    moved = way.moved
     seen = moved[np.isfinite(moved)].max()
     target = seen * np.clip(SAFETY * ratio, *SHORTER)
     # The first step beyond, or at which the path has diverged, is one too many.
     within = int(np.argmax(~(moved <= target))) - 1
-    return piece.first + int(np.clip(within, 1, len(moved) - 2))
+    return way.first + int(np.clip(within, 1, len(moved) - 2))

@@ -95,7 +95,7 @@ class Config:
     calibrate_steps: int = 0
     """Take so many real steps first, and predict the rest from there."""
     relinearize: float | None = None
-    """Linearise again wherever the model has left its linearisation by so much, such as 0.3;
+    """Linearise again wherever the model has left its linearisation by so much, such as 0.5;
     once, at the start, by default."""
     kernel: KernelName = "exact"
     """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
