@@ -9,6 +9,12 @@ after 20 real steps, and both. The last two share their real steps. Errors are o
 that the real run passes after step 20; beside them stand the operations, as shares of
 training's, and the error of the whole curve that a re-linearised prediction estimates of
 itself.
+
+Expect (28 thresholds of 12 tasks): one linearisation 46 % off at the median, re-linearised 12 %
+(57 % of the thresholds within 15 %), 20 real steps alone 28 %, both 8 % (71 % within 15 %). But
+re-linearising takes twice the operations of training (tasks of 100 and 150 pictures for 40 and
+60 epochs): the kernel is the price. The estimate follows the error within a factor of about
+three.
 """
 
 import dataclasses
@@ -109,9 +115,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             for task in of_method
         ]
         largest = [max(errors(task, method), default=np.nan) for task in of_method]
-        axes[0, 0].plot(
-            shares, np.minimum(largest, 3), "o", color=colour, label=method, markersize=4
-        )
+        axes[0, 0].plot(shares, largest, "o", color=colour, label=method, markersize=4)
         if "relinearize" in METHODS[method]:
             estimated = [task[method].curves["predicted"].trust for task in of_method]
             axes[0, 1].plot(
@@ -134,11 +138,13 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         )
     axes[0, 0].set(
         xlabel="operations / those of training",
-        ylabel="largest error of a time (3 and more: 3)",
+        ylabel="largest error of a time",
         xscale="log",
     )
+    axes[0, 0].set_xticks(ticks := [0.3, 0.5, 1, 2, 5], [f"{tick:g}" for tick in ticks])
+    axes[0, 0].minorticks_off()
     axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[0, 1].axline((0.1, 0.1), (1, 1), color="#8d99ae", linewidth=1)
+    axes[0, 1].axline((0.5, 0.5), (1, 1), color="#8d99ae", linewidth=1)
     axes[0, 1].set(
         xlabel="error of the curve, in log L",
         ylabel="what the prediction estimates",

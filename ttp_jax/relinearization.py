@@ -172,17 +172,12 @@ def relinearized(
                 computed=computed,
                 spent=spent,
             )
-            ends = loss_and_accuracy(
-                task.loss, jnp.asarray(there.f), jnp.asarray(task.targets)
-            )
-            end_loss, end_accuracy = (float(value) for value in ends)
-            share = (way.moved / max(way.moved[-1], TINY)).clip(0, 1) ** 2
+            end_loss, mended, hits = _mended(way, there, task)
             now = slice(way.first, way.last + 1)
-            mended = way.loss + (end_loss - way.loss[-1]) * share
-            loss[now] = np.maximum(mended, np.minimum(way.loss, end_loss))
-            accuracy[now] = way.accuracy + (end_accuracy - way.accuracy[-1]) * share
+            loss[now], accuracy[now] = mended, hits
             floor = FLOOR * loss[first.step]
-            jump = float(np.log((end_loss + floor) / (way.loss[-1] + floor)))
+            with np.errstate(invalid="ignore"):  # of a path that diverged
+                jump = float(np.log((end_loss + floor) / (way.loss[-1] + floor)))
             pieces.append(Piece(way.first, way.last, gap, drift, jump))
             advance(way.last - way.first)
             if not (np.isfinite(there.f).all() and np.isfinite(way.moved[-1])):
@@ -286,6 +281,22 @@ def _as_far_as_it_goes(
             if drift <= DRIFT * tolerance or single:
                 return way, there, gap, drift
         last = _shorter(way, tolerance / max(gap, drift / DRIFT))
+
+
+def _mended(
+    way: Segment, there: _Place, task: Task
+) -> tuple[float, Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """Loss at the true outputs, and loss and accuracy on the way there."""
+    ends = loss_and_accuracy(task.loss, jnp.asarray(there.f), jnp.asarray(task.targets))
+    loss, accuracy = (float(value) for value in ends)
+    with np.errstate(invalid="ignore"):  # of a path that diverged
+        share = (way.moved / max(way.moved[-1], TINY)).clip(0, 1) ** 2
+        mended = way.loss + (loss - way.loss[-1]) * share
+    return (
+        loss,
+        np.maximum(mended, np.minimum(way.loss, loss)),
+        way.accuracy + (accuracy - way.accuracy[-1]) * share,
+    )
 
 
 def _drift(theta: np.ndarray, there: _Place, task: Task) -> float:

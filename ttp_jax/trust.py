@@ -72,7 +72,8 @@ def linearization_gap(
     f0: Float[np.ndarray, "n c"],
 ) -> float:
     """``|f(w_predicted) - f_linear| / |f_linear - f_0|``, both at the predicted weights."""
-    moved = np.linalg.norm(f_linear - f0)
+    with np.errstate(over="ignore"):
+        moved = np.linalg.norm(f_linear - f0)
     if not np.isfinite(f_true).all() or not np.isfinite(moved):
         return float("inf")
     return float(np.linalg.norm(f_true - f_linear) / max(moved, np.finfo(float).tiny))
