@@ -13,8 +13,8 @@ itself.
 Expect (28 thresholds of 12 tasks): one linearisation 46 % off at the median, re-linearised 12 %
 (57 % of the thresholds within 15 %), 20 real steps alone 28 %, both 8 % (71 % within 15 %). But
 re-linearising takes twice the operations of training (tasks of 100 and 150 pictures for 40 and
-60 epochs): the kernel is the price. The estimate follows the error within a factor of about
-three.
+60 epochs): the kernel is the price. The estimate is of the size of the error, a third to four
+times, and does not put the tasks in order.
 """
 
 import dataclasses

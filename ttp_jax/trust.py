@@ -17,7 +17,9 @@ EARLY_GAP_LIMIT = 0.25
 """The same where the loss has fallen to 0.3 of the start. Both limits were set on digits and
 sign-language digits, fine-tuned with the embedded network and a CIFAR ResNet-20."""
 ERROR_LIMIT = 0.5
-"""Of the jumps between many linearisations, all together, in ``log L``."""
+"""Of the jumps between many linearisations, all together, in ``log L``. Not calibrated: on
+twelve tasks (``experiments.relinearization``) they were a third to four times the error of the
+curve."""
 DOUBT_LIMIT = 0.08
 """Difference between two extrapolations from few samples to all, in ``log L``. From 90, 150 and
 300 of 750 pictures of digits, sign-language digits and CIFAR-10 (five draws that are reported
