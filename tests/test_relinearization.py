@@ -59,10 +59,10 @@ def test_a_linear_model_is_linearised_once(nesterov, weight_decay, toward, calib
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "weight_decay", "toward", "batch_size"),
     [
-        (0.9, False, 0.0, "zero", None),
         (0.9, True, 0.03, "zero", 5),
         (0.5, False, 0.03, "initial", 5),
-        (0.0, False, 0.03, "zero", None),
+        pytest.param(0.9, False, 0.0, "zero", None, marks=pytest.mark.slow),
+        pytest.param(0.0, False, 0.03, "zero", None, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_lost_between_pieces(
