@@ -74,13 +74,11 @@ def run(config: study.Config, out: Path) -> None:
 
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """Error and cost over ``k`` by task, and both as a table."""
-    by_task: dict[str, dict[int, Record]] = {}
-    for record in found:
-        same = {**harness.config_of(record), "calibrate_steps": None}
-        k = record.config["calibrate_steps"]
-        by_task.setdefault(repr(sorted(same.items())), {})[k] = record
+    by_task = harness.by_task(
+        found, ["calibrate_steps"], lambda config: config["calibrate_steps"]
+    )
     named: dict[str, list[dict[int, Record]]] = {}
-    for of_task in by_task.values():
+    for of_task in by_task:
         config = of_task[0].config
         name = f"{config['model']}, {scores.pictures_of(of_task[0]).split('_')[0]}"
         named.setdefault(name, []).append(of_task)

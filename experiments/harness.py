@@ -9,7 +9,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,26 @@ def main(experiment: Experiment, description: str | None) -> None:
 def config_of(record: Record) -> dict[str, Any]:
     """Configuration of a study; an option newer than the record has its default."""
     return {**dataclasses.asdict(study.Config()), **record.config}
+
+
+def by_task(
+    found: Sequence[Record],
+    varied: Iterable[str],
+    name: Callable[[Mapping[str, Any]], Any],
+) -> list[dict[Any, Record]]:
+    """Records whose configurations differ in the options ``varied`` alone, together.
+
+    Args:
+        found: Records of studies.
+        varied: Options in which records of one task differ.
+        name: From a configuration to what its record is called among those of its task.
+    """
+    tasks: dict[str, dict[Any, Record]] = {}
+    for record in found:
+        config = config_of(record)
+        same = {**config, **dict.fromkeys(varied)}
+        tasks.setdefault(repr(sorted(same.items())), {})[name(config)] = record
+    return list(tasks.values())
 
 
 @dataclass(frozen=True)

@@ -74,11 +74,8 @@ def run(config: study.Config, out: Path) -> None:
 
 def tasks(found: Sequence[Record]) -> list[dict[str, Record]]:
     """Records of one task together, by solver; the real run is with ``simulate``."""
-    by_task: dict[str, dict[str, Record]] = {}
-    for record in found:
-        same = {**harness.config_of(record), "solver": None, "paths": None}
-        by_task.setdefault(repr(sorted(same.items())), {})[record.config["solver"]] = record
-    return [of_task for of_task in by_task.values() if "simulate" in of_task]
+    by_task = harness.by_task(found, ["solver", "paths"], lambda config: config["solver"])
+    return [of_task for of_task in by_task if "simulate" in of_task]
 
 
 def errors(of_task: dict[str, Record]) -> dict[str, float]:

@@ -60,21 +60,15 @@ def run(config: study.Config, out: Path) -> None:
 
 
 def by_task(found: Sequence[Record]) -> list[dict[str, Record]]:
-    """The records of one task together, by method."""
-    tasks: dict[str, dict[str, Record]] = {}
-    for record in found:
-        config = harness.config_of(record)
-        asked = (config["relinearize"], config["calibrate_steps"])
-        for method, options in METHODS.items():
-            if asked == (options.get("relinearize"), options.get("calibrate_steps", 0)):
-                same = {**config, "relinearize": None, "calibrate_steps": 0}
-                tasks.setdefault(repr(sorted(same.items())), {})[method] = record
-    return [of_task for of_task in tasks.values() if "measured" in _curves(of_task)]
-
-
-def _curves(of_task: dict[str, Record]) -> Sequence[str]:
-    first = of_task.get("one linearisation")
-    return () if first is None else list(first.curves)
+    """The records of one task together, by method; the real run is with the first."""
+    varied = {"relinearize": None, "calibrate_steps": 0}
+    methods = {
+        tuple({**varied, **options}.values()): method for method, options in METHODS.items()
+    }
+    tasks = harness.by_task(
+        found, varied, lambda config: methods.get(tuple(config[key] for key in varied))
+    )
+    return [of_task for of_task in tasks if "one linearisation" in of_task]
 
 
 def errors(of_task: dict[str, Record], method: str) -> list[float]:

@@ -93,14 +93,8 @@ def prediction_of(config: Mapping[str, Any]) -> str:
 
 def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
     """One task a row: what was measured, and what each method says."""
-    by_task: dict[str, dict[str, Record]] = {}
-    for record in found:
-        config = harness.config_of(record)
-        task = {**config, **dict.fromkeys(VARIED)}
-        name = prediction_of(config)
-        by_task.setdefault(repr(sorted(task.items())), {})[name] = record
     table = []
-    for of_task in by_task.values():
+    for of_task in harness.by_task(found, VARIED, prediction_of):
         if "predicted" not in of_task:
             continue
         record = of_task["predicted"]

@@ -1,12 +1,11 @@
 """Real steps before the linearisation: those of optax, and nothing lost at the seam."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ttp_jax as ttp
 from tests import linear
+from tests.bent import bent
 
 STEPS = 30
 
@@ -34,14 +33,7 @@ def test_a_linear_model_does_not_see_the_seam(loss, nesterov, weight_decay, towa
 
 @pytest.mark.usefixtures("x64")
 def test_a_bent_model_is_predicted_better_from_later_on():
-    rng = np.random.default_rng(0)
-    params = {"a": rng.normal(size=(5, 12)) / 2, "b": rng.normal(size=(12, 3)) / 2}
-    task = ttp.Task(
-        apply_fn=lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"],
-        params=jax.tree.map(jnp.asarray, params),
-        x=jnp.asarray(rng.normal(size=(20, 5))),
-        y=rng.integers(0, 3, 20),
-    )
+    task = bent()
     sgd = ttp.SGD(0.3, 0.5, batch_size=5)
     measured = ttp.finetune(task, sgd, steps=STEPS)
     errors = [

@@ -33,6 +33,13 @@ def at_the_start(task: Task) -> Start:
     return Start(task.params, None, 0, np.zeros(0), np.zeros(0))
 
 
+def decayed(task: Task, sgd: SGD, w: Params) -> Params:
+    """What weight decay shrinks: ``w``, or ``w - w_0`` toward the initial weights."""
+    if sgd.decay_toward == "initial":
+        return jax.tree.map(jnp.subtract, w, task.params)
+    return w
+
+
 def step_in_weights(task: Task, sgd: SGD) -> Callable:
     """One step ``(w, v, eta, x, y, rows) -> (w, v)`` on rows of ``x`` and ``y``, or on all.
 
@@ -40,13 +47,13 @@ def step_in_weights(task: Task, sgd: SGD) -> Callable:
     :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights).
     """
     batch_loss = outputs.batch_loss(task)
-    origin = task.params if sgd.decay_toward == "initial" else None
 
     def step(w, v, eta, x, y, rows):
         G = jax.grad(batch_loss)(w, x, y, rows)
         if sgd.weight_decay:
-            pulled = w if origin is None else jax.tree.map(jnp.subtract, w, origin)
-            G = jax.tree.map(lambda g, p: g + sgd.weight_decay * p, G, pulled)
+            G = jax.tree.map(
+                lambda g, p: g + sgd.weight_decay * p, G, decayed(task, sgd, w)
+            )
         v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, G)
         moves = v
         if sgd.nesterov:

@@ -291,9 +291,7 @@ def _by_one(
         f0 = outputs.at_the_start(task.apply_fn, start.params, task.x)
         targets = task.targets
         q0 = u0 = None
-        decayed = start.params
-        if sgd.decay_toward == "initial":
-            decayed = jax.tree.map(jnp.subtract, start.params, task.params)
+        decayed = calibration.decayed(task, sgd, start.params)
         if sgd.weight_decay and (sgd.decay_toward == "zero" or start.steps):
             q0 = outputs.jvp(task.apply_fn, start.params, task.x, decayed)
         if start.velocity is not None:

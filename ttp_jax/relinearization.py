@@ -13,13 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import losses, outputs
-from ttp_jax.calibration import Start
+from ttp_jax import calibration, losses, outputs
 from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD
@@ -98,7 +96,7 @@ class Relinearized:
 def relinearized(
     task: Task,
     sgd: SGD,
-    start: Start,
+    start: calibration.Start,
     *,
     steps: int,
     tolerance: float,
@@ -241,9 +239,7 @@ def _as_far_as_it_goes(
 ) -> tuple[Segment, _Place, float, float]:
     """One piece, where it leads, and the gap and drift it ends with."""
     w, v = here.params, here.velocity
-    decayed = w
-    if sgd.decay_toward == "initial":
-        decayed = jax.tree.map(jnp.subtract, w, task.params)
+    decayed = calibration.decayed(task, sgd, w)
     u0 = q0 = None
     if v is not None:
         u0 = outputs.jvp(task.apply_fn, w, task.x, v)

@@ -48,9 +48,7 @@ def test_shares_respect_the_budget():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "model", [pytest.param(oracle.resnet, marks=pytest.mark.slow), oracle.mlp]
-)
+@pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
 def test_words_for_outputs(model):
     apply_fn, params, x, theta = oracle.reference(model)
     n, c = apply_fn(params, x).shape

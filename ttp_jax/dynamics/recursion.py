@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from ttp_jax import losses
@@ -85,10 +84,13 @@ def step(
     move = velocity
     if nesterov:
         move = tuple(g + mu * v for g, v in zip(gradient, velocity, strict=True))
-    place = state.f, state.alpha, state.shrink, state.coast
-    signs = np.array([-1, 1, 1, 1])
-    f, alpha, shrink, coast = (
-        at + sign * eta * m for at, sign, m in zip(place, signs, move, strict=True)
+    return State(
+        f=state.f - eta * move[0],
+        u=velocity[0],
+        alpha=state.alpha + eta * move[1],
+        beta=velocity[1],
+        shrink=state.shrink + eta * move[2],
+        pull=velocity[2],
+        coast=state.coast + eta * move[3],
+        speed=velocity[3],
     )
-    u, beta, pull, speed = velocity
-    return State(f, u, alpha, beta, shrink, pull, coast, speed)
