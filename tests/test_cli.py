@@ -209,3 +209,48 @@ def test_interrupted(tmp_path, capsys, monkeypatch):
     assert "no record was written" in err
     assert not list(tmp_path.iterdir())
     jax.clear_caches()
+
+
+def test_sweep(tmp_path, capsys):
+    grid = ["--momenta", "0", "0.9", "--rate-count", "9", "--lengths", "1"]
+    arguments = ("sweep", *SMALL, *grid, "--batch-sizes", "6", "None", "--out", tmp_path)
+    status, out, _ = ttp(*arguments, "--json", capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    # with the reference on every axis: 10 rates, batches of 5, 6 and all, two schedules
+    assert printed["settings"] == 10 * 2 * 3 * 2
+    assert printed["reference"]["batch_size"] == 5
+    assert {row["batch_size"] for row in printed["batch_sizes"]} == {5, 6, None}
+    assert printed["fewest_steps"]["steps"] <= printed["least_computation"]["steps"]
+    assert printed["least_computation"]["samples"] <= printed["fewest_steps"]["samples"]
+    folder = tmp_path / printed["record"].split("/")[-1]
+    assert (folder / "heat_map.png").stat().st_size > 5000
+    record = records.load(folder)
+    assert record.result == printed
+    assert record.arrays["steps"].shape == (10, 2, 3, 2, 1)
+    # read again, as a table
+    status, out, err = ttp(*arguments, capsys=capsys)
+    assert status == 0
+    assert "finished before" in err
+    assert "largest stable learning rate" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--solver=ode", "a sweep has no solver"),
+        ("--epsilon=0.1 0.2", "reads one threshold"),
+        ("--rate-count=1", "rate_count"),
+        ("--rank=0", "rank"),
+        ("--batch-sizes=31", "at most the number of samples"),
+        ("--rates=-1", "learning rate must be positive"),
+        ("--lengths=0", "epochs must be positive"),
+    ],
+)
+def test_sweeps_that_cannot_be(option, said, tmp_path, capsys):
+    name, values = option.split("=")
+    arguments = ("sweep", *SMALL, name, *values.split(), "--out", tmp_path)
+    status, out, err = ttp(*arguments, capsys=capsys)
+    assert status == 2
+    assert out == ""
+    assert said in err.splitlines()[-1]

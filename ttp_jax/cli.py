@@ -1,4 +1,4 @@
-"""The command ``ttp``: predict, finetune, compare."""
+"""The command ``ttp``: predict, finetune, compare, sweep."""
 
 import contextlib
 import io
@@ -6,11 +6,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 
-from ttp_jax import study
+from ttp_jax import study, sweep_study
 from ttp_jax.types import InputError
 
 
@@ -30,7 +31,7 @@ class Output:
 class Call:
     """What was asked for."""
 
-    command: study.Command
+    command: study.Command | Literal["sweep"]
     config: study.Config
     output: Output
 
@@ -59,6 +60,14 @@ def compare(
     return Call("compare", config, output)
 
 
+def sweep(
+    config: tyro.conf.OmitArgPrefixes[sweep_study.SweepConfig],
+    output: tyro.conf.OmitArgPrefixes[Output],
+) -> Call:
+    """Predict thousands of settings of the optimiser and say which to choose."""
+    return Call("sweep", config, output)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done, 2 unusable arguments or input (one line), 1 our failure."""
     try:
@@ -74,7 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> Call:
     """Arguments to a call; the parser's framed message becomes one line."""
-    commands = {"predict": predict, "finetune": finetune, "compare": compare}
+    commands = {
+        "predict": predict,
+        "finetune": finetune,
+        "compare": compare,
+        "sweep": sweep,
+    }
     framed = io.StringIO()
     try:
         with contextlib.redirect_stderr(framed):
@@ -95,20 +109,24 @@ def _parse(arguments: list[str]) -> Call:
 
 
 def _execute(call: Call) -> None:
-    record, folder = study.run(
-        call.command, call.config, out=call.output.out, force=call.output.force
-    )
-    # After the work: both take long to load.
-    from ttp_jax.report import figure, table
+    options: dict[str, Any] = {"out": call.output.out, "force": call.output.force}
+    if call.command == "sweep":
+        assert isinstance(call.config, sweep_study.SweepConfig)
+        record, folder = sweep_study.run(call.config, **options)
+    else:
+        record, folder = study.run(call.command, call.config, **options)
+    # After the work: they take long to load.
+    from ttp_jax.report import figure, heat_map, table
 
-    picture = folder / "curves.png"
+    swept = call.command == "sweep"
+    picture = folder / ("heat_map.png" if swept else "curves.png")
     if call.output.force or not picture.exists():
-        figure.draw(record, picture)
+        (heat_map if swept else figure).draw(record, picture)
     if call.output.json:
         print(json.dumps(record.result))
         return
     console = Console()
-    table.show(record, console)
+    (table.show_sweep if swept else table.show)(record, console)
     console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
 
 

@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ttp_jax.types import Curve, InputError, Trust
 SCHEMA_VERSION = 1
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy", "scipy")
 _SERIES = ("steps", "loss", "accuracy", "seconds")
+_OTHER = "other_"
 _BANDS = ("loss_quantiles", "accuracy_quantiles")
 
 
@@ -37,6 +38,8 @@ class Record:
     """Weights, data with the chosen indices, versions, device."""
     curves: Mapping[str, Curve]
     """``"predicted"`` and ``"measured"``, whichever the run has."""
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What else it found."""
 
 
 def run_id(command: str, config: Mapping[str, Any], sources: Mapping[str, Any]) -> str:
@@ -114,6 +117,7 @@ def write(out: Path, record: Record) -> Path:
             for name in _BANDS
             for level, values in (getattr(curve, name) or {}).items()
         }
+        arrays |= {f"{_OTHER}{name}": values for name, values in record.arrays.items()}
         np.savez_compressed(draft / "curves.npz", **arrays)
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -174,6 +178,11 @@ def load(folder: Path) -> Record:
         result=content["result"],
         provenance=content["provenance"],
         curves=curves,
+        arrays={
+            name.removeprefix(_OTHER): values
+            for name, values in series.items()
+            if name.startswith(_OTHER)
+        },
     )
 
 

@@ -21,7 +21,15 @@ from ttp_jax.kernel.classes import Outputs
 from ttp_jax.optimizers import SGD, DecayToward
 from ttp_jax.prediction import Solver, cost_ahead, predict
 from ttp_jax.sampling import Sampling
-from ttp_jax.types import Curve, InputError, LossName, Params, Task, ThresholdRule
+from ttp_jax.types import (
+    Curve,
+    InputError,
+    LossName,
+    Params,
+    Task,
+    ThresholdRule,
+    Trust,
+)
 
 Command = Literal["predict", "finetune", "compare"]
 READING_SHARE = 0.2
@@ -299,13 +307,7 @@ def run(
     )
     records.require_writable(out)
     built = build(config)
-    sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
-    options = dataclasses.asdict(config)
-    plain = json.loads(json.dumps(options))
-    # An option that is left alone does not name the run: a new one leaves old runs finished.
-    defaults = dataclasses.asdict(Config())
-    asked_for = {k: v for k, v in options.items() if v != defaults[k]}
-    run_id = records.run_id(command, asked_for, sources)
+    run_id = identified(command, config, built)
     if records.finished(out, run_id) and not force:
         say(f"finished before, read from {out / run_id} (--force runs it again)")
         return records.load(out / run_id), out / run_id
@@ -355,12 +357,27 @@ def run(
         )
     record = records.Record(
         run_id=run_id,
-        config=plain,
+        config=plain(config),
         result=_result(config, curves, out / run_id),
         provenance={**built.provenance, **records.environment()},
         curves=curves,
     )
     return record, records.write(out, record)
+
+
+def identified(command: str, config: Config, built: Built) -> str:
+    """The run's name: of what was asked for and what was read."""
+    sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
+    # An option that is left alone does not name the run: a new one leaves old runs finished.
+    defaults = dataclasses.asdict(type(config)())
+    options = dataclasses.asdict(config)
+    asked_for = {k: v for k, v in options.items() if v != defaults[k]}
+    return records.run_id(command, asked_for, sources)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """A configuration in JSON's own types, as a record keeps it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 OTHER_HEADS = 1000
@@ -415,6 +432,11 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
         "loss_initial": float(first.loss[0]),
         "thresholds": [threshold.as_json() for threshold in thresholds],
         "cost": evaluation.cost(predicted, measured),
-        "trust": trust and {"ok": trust.ok, "score": trust.score, "reason": trust.reason},
+        "trust": trust and verdict(trust),
         "record": str(folder),
     }
+
+
+def verdict(trust: Trust) -> dict[str, Any]:
+    """What of a trust is printed."""
+    return {"ok": trust.ok, "score": trust.score, "reason": trust.reason}

@@ -109,19 +109,16 @@ def judge(
         doubt: Of its extrapolation from few samples, where there was one
             (:class:`ttp_jax.extrapolation.Extrapolated`).
     """
-    stability = _stability(curvature, sgd, peak_rate)
+    at_rate = stability(curvature, sgd, peak_rate)
     limit = sgd.stability_limit()
-    grows = not np.isfinite(predicted_loss).all() or (
-        predicted_loss[-1] > predicted_loss[0]
-        or predicted_loss.max() > 2 * predicted_loss[0]
-    )
+    growing = grows(predicted_loss)
     warnings = []
-    if stability > 1:
+    if at_rate > 1:
         warnings.append(
-            f"UNSTABLE: eta*lam_max = {stability * limit:.3g} exceeds the optimiser's limit "
+            f"UNSTABLE: eta*lam_max = {at_rate * limit:.3g} exceeds the optimiser's limit "
             f"of {limit:.3g}; lower the learning rate"
         )
-    if grows:
+    if growing:
         warnings.append("the predicted loss grows")
     if not gap <= GAP_LIMIT:
         warnings.append(
@@ -140,17 +137,17 @@ def judge(
         )
     worst = max(gap / GAP_LIMIT, early_gap / EARLY_GAP_LIMIT, doubt / DOUBT_LIMIT)
     score = 1.0 / (1.0 + worst**2) if np.isfinite(worst) else 0.0
-    if stability > 1 or grows:
+    if at_rate > 1 or growing:
         score *= 0.5
     fine = (
-        f"eta*lam_max = {stability * limit:.3g} of {limit:.3g}, linearisation gap "
+        f"eta*lam_max = {at_rate * limit:.3g} of {limit:.3g}, linearisation gap "
         f"{early_gap:.2f} early, {gap:.2f} at the end"
     )
     return Trust(
         ok=not warnings,
         score=float(score),
         reason="; ".join(warnings) or fine,
-        stability=stability,
+        stability=at_rate,
         gap=gap,
         early_gap=early_gap,
         doubt=doubt,
@@ -183,8 +180,8 @@ def judge_relinearized(
         predicted_loss: Of the curve.
     """
     warnings = []
-    grows = not np.isfinite(predicted_loss).all() or predicted_loss[-1] > predicted_loss[0]
-    if grows:
+    higher = not np.isfinite(predicted_loss).all() or predicted_loss[-1] > predicted_loss[0]
+    if higher:
         warnings.append("the predicted loss grows")
     if not error <= ERROR_LIMIT:
         warnings.append(
@@ -192,18 +189,26 @@ def judge_relinearized(
             f"{ERROR_LIMIT:.0%} is trusted; lower the tolerance"
         )
     score = 1.0 / (1.0 + (error / ERROR_LIMIT) ** 2) if np.isfinite(error) else 0.0
-    if grows:
+    if higher:
         score *= 0.5
     return Trust(
         ok=not warnings,
         score=float(score),
         reason="; ".join(warnings)
         or f"{kernels} linearisations, the loss off by an estimated {error:.0%}",
-        stability=_stability(curvature, sgd, peak_rate),
+        stability=stability(curvature, sgd, peak_rate),
         gap=gap,
         error=error,
     )
 
 
-def _stability(curvature: float, sgd: SGD, peak_rate: float) -> float:
+def grows(loss: Float[np.ndarray, " t"]) -> bool:
+    """Whether a predicted loss ends above its start, doubles or is not finite."""
+    return bool(
+        not np.isfinite(loss).all() or loss[-1] > loss[0] or loss.max() > 2 * loss[0]
+    )
+
+
+def stability(curvature: float, sgd: SGD, peak_rate: float) -> float:
+    """``eta (lam_max + wd)`` over the limit of the optimiser; above 1 its full batch grows."""
     return float(peak_rate * (curvature + sgd.weight_decay) / sgd.stability_limit())

@@ -1,5 +1,6 @@
 """The table that a run prints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,6 +14,15 @@ _RULES = {
     "fraction_of_initial": "loss <= {:g} of its start",
     "within_of_final": "within {:g} of the end",
 }
+
+
+_ASKED = {
+    "reference": "asked for",
+    "fewest_steps": "fewest steps",
+    "least_computation": "least work",
+    "trusted": "trusted",
+}
+"""Settings of a sweep's result, and what they are called."""
 
 
 def show(record: Record, console: Console) -> None:
@@ -51,6 +61,97 @@ def render(record: Record) -> Group:
         lines.append(Text(f"{word} (score {trust['score']:.2f}): {trust['reason']}", style))
     lines.append(Text(f"record: {result['record']}"))
     return Group(table, *lines)
+
+
+def show_sweep(record: Record, console: Console) -> None:
+    """Print what a sweep says to choose."""
+    console.print(render_sweep(record))
+
+
+def render_sweep(record: Record) -> Group:
+    """The fastest settings; what each batch size needs; the largest stable rates."""
+    result = record.result
+    threshold = _RULES[result["rule"]].format(result["epsilon"])
+    fastest = Table(title=f"{result['settings']:,} settings: time to {threshold}")
+    columns = ("", "lr", "mu", "batch", "schedule", "steps", "s", "trust")
+    for column in columns:
+        fastest.add_column(column, no_wrap=True)
+    for name, word in _ASKED.items():
+        chosen = result[name]
+        if chosen is None:
+            fastest.add_row(word, "none gets there")
+            continue
+        steps = "never" if chosen["steps"] is None else str(chosen["steps"])
+        seconds = chosen.get("predicted_seconds")
+        trust = chosen.get("trust")
+        fastest.add_row(
+            word,
+            *_setting_cells(chosen),
+            steps if chosen.get("stable", True) else "unstable",
+            "-" if seconds is None else f"{seconds:.1f}",
+            "-" if trust is None else "yes" if trust["ok"] else "NO",
+        )
+    sizes = Table(title="by batch size")
+    for column in (
+        "batch",
+        "steps",
+        "at lr",
+        "mu",
+        "schedule",
+        "lr as asked for",
+    ):
+        sizes.add_column(column)
+    for row in result["batch_sizes"]:
+        best = row["fastest"]
+        rate = row["paired_rate"]
+        cells = ["never", "-", "-", "-"]
+        if best is not None:
+            cells = [str(best["steps"]), *(_setting_cells(best)[k] for k in (0, 1, 3))]
+        sizes.add_row(
+            _batch(row["batch_size"]), *cells, "-" if rate is None else f"{rate:.2e}"
+        )
+    rates = Table(title="largest stable learning rate")
+    rates.add_column("mu")
+    found = result["largest_stable_rates"]
+    for size in dict.fromkeys(row["batch_size"] for row in found):
+        rates.add_column(f"batch {_batch(size)}".replace("batch all", "all"))
+    for mu in dict.fromkeys(row["momentum"] for row in found):
+        cells = [row["learning_rate"] for row in found if row["momentum"] == mu]
+        rates.add_row(f"{mu:g}", *("none" if v is None else f"{v:.2e}" for v in cells))
+    lines = []
+    if result["useful_batch"] is not None:
+        lines.append(
+            f"batches beyond {result['useful_batch']} save less than a tenth of the steps"
+        )
+    if result["critical_batch"] is not None:
+        lines.append(
+            f"critical batch size {result['critical_batch']:.0f} (steps and samples are both "
+            "twice their least there)"
+        )
+    cost = result["cost"]
+    lines.append(
+        f"kernel {cost['kernel_s']:.1f} s, all settings {cost['sweep_s']:.1f} s (compilation "
+        f"{cost['compile_s']:.1f} s besides)"
+    )
+    for name, word in _ASKED.items():
+        trust = result[name] and result[name].get("trust")
+        if trust and not trust["ok"]:
+            lines.append(f"WARNING, {word}: {trust['reason']}")
+    lines.append(f"record: {result['record']}")
+    return Group(fastest, sizes, rates, *(Text(line) for line in dict.fromkeys(lines)))
+
+
+def _setting_cells(setting: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{setting['learning_rate']:.2e}",
+        f"{setting['momentum']:g}",
+        _batch(setting["batch_size"]),
+        setting["schedule"],
+    )
+
+
+def _batch(size: int | None) -> str:
+    return "all" if size is None else str(size)
 
 
 def cost_lines(record: Record) -> list[str]:
