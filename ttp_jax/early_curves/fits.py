@@ -83,7 +83,8 @@ class Crossing:
     """
 
     steps: float | None
-    """``None`` where the asymptote is no smaller than the loss asked for."""
+    """``None`` where the asymptote is no smaller than the loss asked for, or it is reached
+    only beyond :data:`HORIZON`."""
     earliest_steps: float | None
     latest_steps: float | None
     level: float
@@ -157,7 +158,7 @@ class Fit:
         Raises:
             InputError: A loss or level that cannot be meant.
 
-        Cost: some ``10^4 n`` operations, ``n`` readings.
+        Cost: some ``10^4 n`` operations and 200 n numbers of memory, ``n`` readings.
 
         Breaks when: the noise is not independent from reading to reading with one variance
         (a smoothed curve), or the law does not go on to hold; then the interval is too short.
@@ -210,7 +211,11 @@ class Fit:
         latest = None
         if excess(end) > 0:
             latest = float(self._first + np.expm1(_root(excess, centre, end, 1e-3)))
-        return float(self._first + np.expm1(earliest)), latest
+        earliest = float(self._first + np.expm1(earliest))
+        if found is None:
+            return earliest, latest
+        # Not beyond it by the rounding of the logarithm.
+        return min(earliest, found), None if latest is None else max(latest, found)
 
     def _possible_rates(self, limit: float) -> Float[np.ndarray, " r"]:
         """Rates whose best curve stays within the limit, ends included."""
@@ -256,7 +261,7 @@ RATES = 61
 """Rates tried at once, equally far apart in their logarithm."""
 FINER = 15
 """Tried between the neighbours of the best of them."""
-_TINY = 1e-300
+_TINY = 1e-200
 """Keeps a division by a shape that has underflowed finite."""
 
 
