@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import scipy.optimize
 import scipy.stats
 
 from experiments import harness
+from ttp_jax.early_curves.fits import POWER_LAW, fit
+from ttp_jax.early_curves.prefix import prefix
 from ttp_jax.evaluation import cost
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
-from ttp_jax.types import Curve
+from ttp_jax.types import Curve, InputError
 
 PREFIX = 0.05
 """Share of the real run that the power law is fitted to."""
@@ -48,28 +49,13 @@ def relative_error(named: int | None, measured: int) -> float:
 
 
 def power_law(curve: Curve, epsilon: float) -> int | None:
-    """``L_t = a + b (1 + t)^(-s)`` fitted to the first steps of a real run, read alike."""
+    """Of a power law fitted to the first steps of a real run, read alike."""
     count = max(4, int(PREFIX * len(curve.steps)))
-    t, loss = curve.steps[:count].astype(float), curve.loss[:count]
-
-    def law(t, a, b, s):
-        return a + b * (1 + t) ** -s
-
     try:
-        found, _ = scipy.optimize.curve_fit(
-            law,
-            t,
-            loss,
-            p0=(0.0, loss[0], 0.5),
-            bounds=([0, 0, 0], [np.inf, np.inf, 10]),
-            maxfev=5000,
-        )
-    except (RuntimeError, ValueError):
+        law = fit(prefix(curve, int(curve.steps[:count][-1])), POWER_LAW)
+    except InputError:
         return None
-    steps = curve.steps
-    return within_of_final(
-        Curve(steps, law(steps.astype(float), *found), curve.accuracy, 1.0 * steps), epsilon
-    )
+    return within_of_final(law.curve(curve.steps), epsilon)
 
 
 VARIED = ("weights", "kernel_outputs", "kernel", "sketch_dimension", "kernel_samples")

@@ -1,6 +1,7 @@
 """From a task to its measured curve, by real optax steps."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,15 @@ def optax_of(sgd: SGD, steps: int, params: Params) -> optax.GradientTransformati
     )
 
 
-def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1) -> Curve:
+def finetune(
+    task: Task,
+    sgd: SGD,
+    *,
+    steps: int,
+    seed: int = 0,
+    every: int = 1,
+    stop: Callable[[Curve], bool] | None = None,
+) -> Curve:
     """Train the task for real and read its curve on the whole training set.
 
     ``task.params`` are left untouched. A run whose loss stops being finite ends there;
@@ -47,10 +56,14 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
         steps: ``T``.
         seed: Of the stream of mini-batches.
         every: Read the curve every so many steps.
+        stop: Asked at every reading, with the curve so far, whether to end the run there,
+            such as :class:`ttp_jax.early_curves.elasticity.ElasticityRule`.
 
     Returns:
         The curve, its ``seconds`` those of the training steps alone; ``timings`` has
-        ``train_s``, ``reading_s`` and ``compile_s``.
+        ``train_s``, ``reading_s`` and ``compile_s``. That of a run that was stopped ends at
+        the step where it was, and its ``saved_steps`` are those not taken; batches and
+        learning rates are those of the full run.
 
     Raises:
         InputError: Arguments out of range.
@@ -86,6 +99,7 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
     accuracy = np.full(len(read), np.nan)
     seconds = np.full(len(read), np.nan)
     train_s = reading_s = 0.0
+    kept = len(read)
     with bar("fine-tuning", steps) as advance:
         for reading, step_read in enumerate(read):
             begin = 0 if reading == 0 else read[reading - 1]
@@ -103,16 +117,21 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
             advance(step_read - begin)
             if not np.isfinite(loss[reading]):
                 break
+            if stop is not None and step_read < steps:
+                seen = slice(reading + 1)
+                if stop(Curve(read[seen], loss[seen], accuracy[seen], seconds[seen])):
+                    kept = reading + 1
+                    break
     if not np.isfinite(loss[0]):
         raise InputError(
             "the loss at the start must be finite, got "
             f"{loss[0]}; check the weights and the preprocessing"
         )
     return Curve(
-        steps=read,
-        loss=loss,
-        accuracy=accuracy,
-        seconds=seconds,
+        steps=read[:kept],
+        loss=loss[:kept],
+        accuracy=accuracy[:kept],
+        seconds=seconds[:kept],
         timings={
             "train_s": train_s,
             "reading_s": reading_s,
@@ -121,5 +140,6 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
         flops=3
         * outputs.forward_flops(task.apply_fn, task.params, task.x)
         * (sgd.batch_size or task.n)
-        * steps,
+        * int(read[kept - 1]),
+        planned_steps=steps if kept < len(read) else None,
     )

@@ -160,6 +160,13 @@ class Curve:
     """Seconds by part, compilation apart; what a record keeps."""
     flops: float = 0.0
     """Floating-point operations it took, counted and not measured."""
+    planned_steps: int | None = None
+    """Steps of the full run, where a rule stopped this one before its end."""
+
+    @property
+    def saved_steps(self) -> int:
+        """Steps of the full run that were not taken."""
+        return 0 if self.planned_steps is None else self.planned_steps - self.budget_steps
 
     @property
     def budget_steps(self) -> int:
