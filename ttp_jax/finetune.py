@@ -10,7 +10,7 @@ import optax
 from ttp_jax import outputs
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
-from ttp_jax.reading import loss_and_accuracy, read_steps
+from ttp_jax.reading import at_weights, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Params, Task
 
@@ -36,7 +36,7 @@ def optax_of(sgd: SGD, steps: int, params: Params) -> optax.GradientTransformati
 
 
 def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1) -> Curve:
-    """Train the task for real and read its curve on the whole training set.
+    """Train the task for real and read its curve on all samples, those held out apart.
 
     ``task.params`` are left untouched. A run whose loss stops being finite ends there;
     the rest of its curve is NaN.
@@ -55,7 +55,7 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
     Raises:
         InputError: Arguments out of range.
 
-    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n`` for each reading.
+    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading.
     """
     read = read_steps(steps, every)
     stream = sgd.batches(task.n, steps, seed)
@@ -75,44 +75,42 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
         stream = jnp.asarray(stream)
     first = None if stream is None else stream[0]
 
-    def read_outputs(params):
-        return jnp.asarray(outputs.forward(task.apply_fn, params, task.x))
+    read_curves = at_weights(task)
 
     with measured() as compiling, bar("compiling the training step", None):
         compiled = jax.jit(step).lower(params, state, x, y, first).compile()
-        read_outputs(params)
+        read_curves(params)
 
-    loss = np.full(len(read), np.nan)
-    accuracy = np.full(len(read), np.nan)
+    curves = np.full((len(task.parts), 2, len(read)), np.nan)
+    loss = curves[0, 0]
     seconds = np.full(len(read), np.nan)
     train_s = reading_s = 0.0
     with bar("fine-tuning", steps) as advance:
-        for reading, step_read in enumerate(read):
-            begin = 0 if reading == 0 else read[reading - 1]
+        for at, step_read in enumerate(read):
+            begin = 0 if at == 0 else read[at - 1]
             start = time.perf_counter()
             for k in range(begin, step_read):
                 batch = None if stream is None else stream[k]
                 params, state = compiled(params, state, x, y, batch)
             jax.block_until_ready(params)
             trained = time.perf_counter()
-            f = read_outputs(params)
-            value, hits = loss_and_accuracy(task.loss, f, y.astype(f.dtype))
+            curves[:, :, at] = read_curves(params)
             train_s += trained - start
             reading_s += time.perf_counter() - trained
-            loss[reading], accuracy[reading], seconds[reading] = value, hits, train_s
+            seconds[at] = train_s
             advance(step_read - begin)
-            if not np.isfinite(loss[reading]):
+            if not np.isfinite(loss[at]):
                 break
     if not np.isfinite(loss[0]):
         raise InputError(
             "the loss at the start must be finite, got "
             f"{loss[0]}; check the weights and the preprocessing"
         )
+    held_out = [Curve(read, *series, seconds) for series in curves[1:]]
     return Curve(
-        steps=read,
-        loss=loss,
-        accuracy=accuracy,
-        seconds=seconds,
+        read,
+        *curves[0],
+        seconds,
         timings={
             "train_s": train_s,
             "reading_s": reading_s,
@@ -122,4 +120,5 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
         * outputs.forward_flops(task.apply_fn, task.params, task.x)
         * (sgd.batch_size or task.n)
         * steps,
+        held_out=held_out[0] if held_out else None,
     )

@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy", "scipy")
 _SERIES = ("steps", "loss", "accuracy", "seconds")
 _BANDS = ("loss_quantiles", "accuracy_quantiles")
+_HELD_OUT = "_held_out"
+"""Follows the name of a side in those of its held-out curve."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,11 @@ def write(out: Path, record: Record) -> Path:
     final = out / record.run_id
     draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{record.run_id}-"))
     try:
-        arrays = {
-            f"{side}_{name}": getattr(curve, name)
-            for side, curve in record.curves.items()
-            for name in _SERIES
-        }
-        arrays |= {
-            f"{side}_{name}_{level:g}": values
-            for side, curve in record.curves.items()
-            for name in _BANDS
-            for level, values in (getattr(curve, name) or {}).items()
-        }
+        arrays = {}
+        for side, curve in record.curves.items():
+            arrays |= _series(side, curve)
+            if curve.held_out is not None:
+                arrays |= _series(side + _HELD_OUT, curve.held_out)
         np.savez_compressed(draft / "curves.npz", **arrays)
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -158,10 +154,11 @@ def load(folder: Path) -> Record:
             f"{content.get('schema_version')}; run it again with --force"
         )
     curves = {
-        side: Curve(
-            **{name: series[f"{side}_{name}"] for name in _SERIES},
-            loss_quantiles=_levels(series, f"{side}_loss_quantiles_"),
-            accuracy_quantiles=_levels(series, f"{side}_accuracy_quantiles_"),
+        side: dataclasses.replace(
+            _curve(series, side),
+            held_out=_curve(series, side + _HELD_OUT)
+            if f"{side}{_HELD_OUT}_steps" in series
+            else None,
             trust=_trust(about["trust"]),
             timings=about["timings"],
             flops=about["flops"],
@@ -174,6 +171,23 @@ def load(folder: Path) -> Record:
         result=content["result"],
         provenance=content["provenance"],
         curves=curves,
+    )
+
+
+def _series(name: str, curve: Curve) -> dict[str, np.ndarray]:
+    """The arrays of a curve as they are stored."""
+    bands = {
+        f"{name}_{kind}_{level:g}": values
+        for kind in _BANDS
+        for level, values in (getattr(curve, kind) or {}).items()
+    }
+    return {f"{name}_{kind}": getattr(curve, kind) for kind in _SERIES} | bands
+
+
+def _curve(series: Mapping[str, np.ndarray], name: str) -> Curve:
+    return Curve(
+        **{kind: series[f"{name}_{kind}"] for kind in _SERIES},
+        **{kind: _levels(series, f"{name}_{kind}_") for kind in _BANDS},
     )
 
 

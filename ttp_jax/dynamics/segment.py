@@ -163,6 +163,6 @@ def _loop(
 
     empty = (jnp.zeros(len(rates) + 1),) * 3
     k, state, curves = jax.lax.while_loop(
-        goes_on, step, (first, State.at_the_start(f0, u0), noted(empty, first, f0))
+        goes_on, step, (first, State.at_the_start(f0, u0, len(f0)), noted(empty, first, f0))
     )
     return state, k, curves
