@@ -1,5 +1,6 @@
 """From a task to its measured curve, by real optax steps."""
 
+import dataclasses
 import time
 
 import jax
@@ -106,11 +107,12 @@ def finetune(task: Task, sgd: SGD, *, steps: int, seed: int = 0, every: int = 1)
             "the loss at the start must be finite, got "
             f"{loss[0]}; check the weights and the preprocessing"
         )
-    held_out = [Curve(read, *series, seconds) for series in curves[1:]]
-    return Curve(
-        read,
-        *curves[0],
-        seconds,
+    curve, *held_out = (
+        Curve(steps=read, loss=series[0], accuracy=series[1], seconds=seconds)
+        for series in curves
+    )
+    return dataclasses.replace(
+        curve,
         timings={
             "train_s": train_s,
             "reading_s": reading_s,

@@ -154,16 +154,7 @@ def load(folder: Path) -> Record:
             f"{content.get('schema_version')}; run it again with --force"
         )
     curves = {
-        side: dataclasses.replace(
-            _curve(series, side),
-            held_out=_curve(series, side + _HELD_OUT)
-            if f"{side}{_HELD_OUT}_steps" in series
-            else None,
-            trust=_trust(about["trust"]),
-            timings=about["timings"],
-            flops=about["flops"],
-        )
-        for side, about in content["curves"].items()
+        side: _curve(series, side, about) for side, about in content["curves"].items()
     }
     return Record(
         run_id=content["run_id"],
@@ -184,10 +175,18 @@ def _series(name: str, curve: Curve) -> dict[str, np.ndarray]:
     return {f"{name}_{kind}": getattr(curve, kind) for kind in _SERIES} | bands
 
 
-def _curve(series: Mapping[str, np.ndarray], name: str) -> Curve:
+def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]) -> Curve:
+    """A curve from what :func:`_series` and :func:`_about` made of it."""
+    held_out = name + _HELD_OUT
+    there = f"{held_out}_{_SERIES[0]}" in series
     return Curve(
         **{kind: series[f"{name}_{kind}"] for kind in _SERIES},
-        **{kind: _levels(series, f"{name}_{kind}_") for kind in _BANDS},
+        loss_quantiles=_levels(series, f"{name}_loss_quantiles_"),
+        accuracy_quantiles=_levels(series, f"{name}_accuracy_quantiles_"),
+        trust=_trust(about.get("trust")),
+        timings=about.get("timings", {}),
+        flops=about.get("flops", 0.0),
+        held_out=_curve(series, held_out, {}) if there else None,
     )
 
 

@@ -78,19 +78,13 @@ class Task:
         c = out.shape[1]
         _require_answers("y", self.y, c)
         if self.held_out is not None:
-            self._require_held_out(c)
+            self._require_held_out(*self.held_out, c)
         if self.loss == "cross_entropy" and c < 2:
             raise InputError(
                 "cross_entropy needs at least 2 outputs, got 1; use loss='mse'"
             )
 
-    def _require_held_out(self, c: int) -> None:
-        if not isinstance(self.held_out, tuple) or len(self.held_out) != 2:
-            raise InputError(
-                f"held_out must be (x, y) of samples that are not trained on, got "
-                f"{type(self.held_out).__name__}; leave it out for none"
-            )
-        x, y = self.held_out
+    def _require_held_out(self, x: Any, y: Any, c: int) -> None:
         _require_samples("held-out x", x, "held-out y", y)
         shapes = np.shape(x)[1:], np.shape(self.x)[1:]
         if shapes[0] != shapes[1]:

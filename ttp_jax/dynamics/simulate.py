@@ -100,8 +100,10 @@ def simulate(
             nesterov=sgd.nesterov,
             along_q0=q0 is not None,
         )
-        curves = [[np.asarray(values)[read] for values in pair] for pair in curves]
-        trained, *held_out = (Readings(*pair) for pair in curves)
+        trained, *held_out = (
+            Readings(np.asarray(loss_of)[read], np.asarray(accuracy)[read])
+            for loss_of, accuracy in curves
+        )
         path = Path(
             steps=read + first,
             loss=trained.loss,
@@ -216,7 +218,7 @@ def _scan_many(
         return (f, u), read(f)
 
     read = jax.vmap(lambda f: of_both(loss, f, targets, n))
-    f = jnp.broadcast_to(f0, (per_step["batch"].shape[1], n, c))
+    f = jnp.broadcast_to(f0, (per_step["batch"].shape[1], *f0.shape))
     _, curves = jax.lax.scan(step, (f, jnp.broadcast_to(u0, f.shape)), per_step)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), read(f), curves)
 
