@@ -72,12 +72,12 @@ def best(record: Record) -> tuple[BestStep, BestStep]:
     return best_step(record.curves["predicted"]), best_step(record.curves["measured"])
 
 
-def excess(record: Record) -> float:
-    """Real loss where the prediction says to stop, over the lowest real loss, less one."""
+def excess(record: Record) -> tuple[float, float]:
+    """Real loss over the lowest, less one: stopped where predicted, and at the very end."""
     _, real = sides(record)
     stop, lowest = best(record)
     at = -1 if stop.steps is None else int(np.flatnonzero(real.steps == stop.steps)[0])
-    return float(real.loss[at] / lowest.loss - 1)
+    return float(real.loss[at] / lowest.loss - 1), float(real.loss[-1] / lowest.loss - 1)
 
 
 def coverage(record: Record, level: float) -> float:
@@ -97,6 +97,7 @@ def summary(name: str, found: Sequence[Record]) -> list[str]:
         for p, r in stops
         if p.steps is not None and r.steps is not None
     ]
+    stopped, at_the_end = np.array([excess(record) for record in found]).T
     return [
         name,
         str(len(found)),
@@ -105,8 +106,8 @@ def summary(name: str, found: Sequence[Record]) -> list[str]:
         f"{agree} of {len(stops)}",
         str(sum(not r.censored for _, r in stops)),
         f"{harness.percent(float(np.median(off)))} ({len(off)})" if off else "-",
-        f"{np.median([excess(record) for record in found]):.1%}",
-        f"{max(excess(record) for record in found):.1%}",
+        f"{np.median(stopped):.1%} ({stopped.max():.1%})",
+        f"{np.median(at_the_end):.1%} ({at_the_end.max():.1%})",
         *(f"{np.mean([coverage(r, level) for r in found]):.0%}" for level in LEVELS),
     ]
 
@@ -119,8 +120,8 @@ HEAD = [
     "turns or not, foreseen",
     "really turn",
     "best step off (both turn)",
-    "excess loss of stopping there",
-    "at most",
+    "real loss over its lowest, stopped there (at most)",
+    "trained to the end (at most)",
     *(f"inside {level:.0%}" for level in LEVELS),
 ]
 
@@ -133,14 +134,13 @@ def pictures(record: Record) -> str:
 def parts(found: Sequence[Record]) -> dict[str, list[Record]]:
     """All, by set, by rate, and by whether the prediction is trusted."""
     groups: dict[str, list[Record]] = {"all": list(found)}
-    for record in found:
-        trust = record.result["trust"]["ok"]
-        for part in (
-            pictures(record),
-            f"lr {record.config['lr']:g}",
-            "trusted" if trust else "not trusted",
-        ):
-            groups.setdefault(part, []).append(record)
+    for name in (
+        pictures,
+        lambda r: f"lr {r.config['lr']:g}",
+        lambda r: "trusted" if r.result["trust"]["ok"] else "not trusted",
+    ):
+        for record in found:
+            groups.setdefault(name(record), []).append(record)
     return groups
 
 

@@ -84,11 +84,7 @@ def test_equals_the_closed_form_of_explicit_jacobians():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("options", [{}, {"calibrate_steps": 5, "paths": 4}])
 def test_what_is_trained_on_does_not_see_it(options):
-    rng = np.random.default_rng(1)
-    alone = bent()
-    task = dataclasses.replace(
-        alone, held_out=(rng.normal(size=(11, 5)), rng.integers(0, 3, 11))
-    )
+    alone, task = bent(), bent_with_held_out()
     sgd = ttp.SGD(0.3, 0.9, True, 0.01, 5)
     common = {"steps": STEPS, "every": 3, "seed": 4}
     one = ttp.predict(task, sgd, **common, **options)
@@ -112,6 +108,29 @@ def test_what_is_trained_on_does_not_see_it(options):
     costs = [cost_ahead(of, sgd, steps=STEPS) for of in (task, alone)]
     assert costs[0].flops > 1.3 * costs[1].flops
     assert costs[0].gram_bytes == pytest.approx(costs[1].gram_bytes * (31 / 20) ** 2)
+
+
+def bent_with_held_out():
+    rng = np.random.default_rng(1)
+    held_out = rng.normal(size=(11, 5)), rng.integers(0, 3, 11)
+    return dataclasses.replace(bent(), held_out=held_out)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_a_kernel_a_step_is_training():
+    """Of samples that are not trained on too; and larger pieces are as without them."""
+    task, steps = bent_with_held_out(), 8
+    sgd = ttp.SGD(0.3, 0.9, True, 0.03, 5)
+    measured = ttp.finetune(task, sgd, steps=steps)
+    found = ttp.predict(task, sgd, steps=steps, relinearize=1e-9, calibrate_steps=2)
+    same(found.held_out, measured.held_out, rtol=1e-9)
+    same(found, measured, rtol=1e-9)
+    one, other = (
+        ttp.predict(of, sgd, steps=steps, relinearize=0.3) for of in (task, without(task))
+    )
+    same(one, other, rtol=1e-9)
+    assert one.trust.error == pytest.approx(other.trust.error, rel=1e-7)
 
 
 @pytest.mark.usefixtures("x64")

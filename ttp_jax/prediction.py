@@ -259,10 +259,10 @@ def _by_many(
             kernels=len(found.pieces),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
-            predicted_loss=found.loss,
+            predicted_loss=found.curves[0].loss,
         )
     return _Found(
-        curves=(Readings(found.loss, found.accuracy).at(read),),
+        curves=tuple(curve.at(read) for curve in found.curves),
         trust=verdict,
         timings={
             "kernel_s": found.kernel_s + (given.run_s if given else 0.0),
@@ -271,7 +271,7 @@ def _by_many(
         },
         compile_s=part.compile_s + last.compile_s + (given.compile_s if given else 0.0),
         flops=found.kernels * expected.flops
-        + found.passes * expected.forward_flops_per_sample * task.n
+        + found.passes * expected.forward_flops_per_sample * (task.n + task.m)
         + _dynamics_flops(task, sgd, found.solved_steps),
     )
 
@@ -480,12 +480,10 @@ def cost_ahead(
                 f"got {solver!r}, {paths} and {calibrate_steps}; leave kernel_samples out"
             )
         task = extrapolation.few(task, kernel_samples, seed)
-    if task.m and (
-        solver != "simulate" or relinearize is not None or kernel_samples is not None
-    ):
+    if task.m and (solver != "simulate" or kernel_samples is not None):
         raise InputError(
-            "held_out needs solver 'simulate' without relinearize and kernel_samples, got "
-            f"{solver!r}, {relinearize} and {kernel_samples}; leave held_out out"
+            "held_out needs solver 'simulate' without kernel_samples, got "
+            f"{solver!r} and {kernel_samples}; leave held_out out"
         )
     joint = task.joint
     if isinstance(kernel, Computed):
