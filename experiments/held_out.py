@@ -147,22 +147,30 @@ def parts(found: Sequence[Record]) -> dict[str, list[Record]]:
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """Curves of one seed; final loss and best step over all tasks; medians as a table."""
     found = sorted(found, key=lambda r: (pictures(r), r.config["lr"], r.config["seed"]))
-    shown = [record for record in found if record.config["seed"] == SHOWN]
-    columns = max(4, len(shown))
-    figure, axes = harness.canvas(2.6 * columns, 5.8, 2, columns)
-    for axis, record in zip(axes[0], shown, strict=False):
-        _curves(axis, record)
-    axes[0, 0].set_ylabel("held-out loss")
-    axes[0, 0].legend(frameon=False, fontsize=7)
-    for axis in (*axes[0, len(shown) :], *axes[1, 3:]):
+    names = sorted({pictures(record) for record in found})
+    rates = sorted({record.config["lr"] for record in found})
+    figure, axes = harness.canvas(9, 2.8 * (len(rates) + 1), len(rates) + 1, 3)
+    for axis in axes[:-1, len(names) :].ravel():
         axis.set_visible(False)
-    _scatter(axes[1, 0], found, lambda r: [side.loss[-1] for side in sides(r)])
-    axes[1, 0].set_title("final held-out loss", fontsize=8)
-    _scatter(axes[1, 1], found, lambda r: [side.accuracy[-1] for side in sides(r)])
-    axes[1, 1].set_title("final held-out accuracy", fontsize=8)
-    _scatter(axes[1, 2], found, lambda r: [b.steps or b.budget_steps for b in best(r)])
-    axes[1, 2].set_title("best step (at the edge: still falling)", fontsize=8)
-    axes[1, 0].legend(frameon=False, fontsize=7)
+    for record in found:
+        if record.config["seed"] == SHOWN:
+            row, column = rates.index(record.config["lr"]), names.index(pictures(record))
+            _curves(axes[row, column], record)
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    for axis in axes[:-1, 0]:
+        axis.set_ylabel("held-out loss")
+    compared = {
+        "final held-out loss": lambda r: [side.loss[-1] for side in sides(r)],
+        "final held-out accuracy": lambda r: [side.accuracy[-1] for side in sides(r)],
+        "best step (at the edge: still falling)": lambda r: [
+            found.steps if found.steps is not None else found.budget_steps
+            for found in best(r)
+        ],
+    }
+    for axis, (title, both) in zip(axes[-1], compared.items(), strict=True):
+        _scatter(axis, found, both)
+        axis.set_title(title, fontsize=8)
+    axes[-1, 0].legend(frameon=False, fontsize=7)
     rows = [summary(name, part) for name, part in parts(found).items()]
     return harness.table(HEAD, rows), {"held_out": figure}
 
