@@ -57,8 +57,8 @@ def draw(record: Record, file: Path) -> None:
     of = "" if held_out else "training "
     loss_axis.set(xlabel="step", ylabel=f"{of}loss ({record.config['loss']})")
     accuracy_axis.set(xlabel="step", ylabel=f"{of}accuracy", ylim=(0, 1.02))
-    if held_out:  # that accuracy may well be low: where the loss has fallen there is room
-        loss_axis.legend(loc="upper right", frameon=False, fontsize=8)
+    if held_out:  # the lower right of the accuracy is then where it may well lie
+        loss_axis.legend(loc="best", frameon=False, fontsize=8)
     else:
         accuracy_axis.legend(loc="lower right", frameon=False)
     for axis in (loss_axis, accuracy_axis):
