@@ -102,7 +102,7 @@ def make(config: Config) -> harness.Made:
     common: dict[str, Any] = {"loss": config.loss, "steps": config.steps}
     of = theta, f0, task.targets
     steps = np.arange(config.steps + 1)
-    losses, accuracies = streams(*of, sgd, seeds=range(config.streams), **common)
+    ((losses, accuracies),) = streams(*of, sgd, seeds=range(config.streams), **common)
     scatter = losses.std(axis=0) / np.sqrt(config.streams)
     curves = {"reference": Curve(steps, losses.mean(0), accuracies.mean(0), 1.0 * steps)}
     seconds = {}

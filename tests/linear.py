@@ -12,19 +12,22 @@ def apply_fn(params, x):
     return jnp.tanh(x) @ params["kernel"] + params["bias"]
 
 
-def task(loss, *, n=12, c=3, d=7, seed=0, labels=True):
+def task(loss, *, n=12, c=3, d=7, seed=0, labels=True, m=0):
+    """A task of ``n`` samples, and of ``m`` more that are held out."""
     rng = np.random.default_rng(seed)
     params = {
         "kernel": jnp.asarray(rng.normal(size=(d, c))),
         "bias": jnp.asarray(rng.normal(size=c)),
     }
-    y = rng.integers(0, c, size=n) if labels else rng.normal(size=(n, c))
+
+    def samples(count):
+        y = rng.integers(0, c, size=count) if labels else rng.normal(size=(count, c))
+        return jnp.asarray(rng.normal(size=(count, d))), y
+
+    x, y = samples(n)
+    held_out = samples(m) if m else None
     return ttp.Task(
-        apply_fn=apply_fn,
-        params=params,
-        x=jnp.asarray(rng.normal(size=(n, d))),
-        y=y,
-        loss=loss,
+        apply_fn=apply_fn, params=params, x=x, y=y, loss=loss, held_out=held_out
     )
 
 

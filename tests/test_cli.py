@@ -55,6 +55,39 @@ def test_compare_json(tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == [folder]
 
 
+def test_held_out(tmp_path, capsys):
+    common = ("compare", *SMALL, "--out", tmp_path, "--held-out=4")
+    status, out, _ = ttp(*common, "--json", "--paths=2", capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    found = printed["held_out"]
+    assert set(found) == {
+        f"{side}_{name}"
+        for side in ("predicted", "measured")
+        for name in (
+            "loss_final", "accuracy_final", "best_steps", "best_seconds", "best_loss",
+            "best_censored",
+        )
+    }  # fmt: skip
+    folder = tmp_path / printed["record"].split("/")[-1]
+    assert (folder / "curves.png").stat().st_size > 5000
+    record = records.load(folder)
+    data = record.provenance["data"]
+    assert (len(data["indices"]), len(data["held_out_indices"])) == (30, 20)
+    assert not set(data["indices"]) & set(data["held_out_indices"])
+    predicted, measured = (record.curves[side] for side in ("predicted", "measured"))
+    assert found["predicted_loss_final"] == predicted.held_out.loss[-1]
+    np.testing.assert_array_equal(predicted.held_out.steps, measured.held_out.steps)
+    np.testing.assert_allclose(
+        predicted.held_out.loss[0], measured.held_out.loss[0], rtol=1e-5
+    )
+    assert sorted(predicted.held_out.loss_quantiles) == [0.025, 0.15, 0.85, 0.975]
+    # the table of the same run, read from its record
+    status, out, _ = ttp(*common, "--paths=2", capsys=capsys)
+    for words in ("pictures held out", "loss at the end", "lowest loss", "at step"):
+        assert words in out
+
+
 @pytest.mark.parametrize("command", ["predict", "finetune"])
 def test_one_side_alone(command, tmp_path, capsys):
     status, out, _ = ttp(command, *SMALL, "--out", tmp_path, capsys=capsys)
@@ -93,6 +126,9 @@ def refused(*arguments, capsys, out_folder):
         (["--data=cifar11"], "digits"),
         (["--per-class=1000"], "1000"),
         (["--classes=11"], "10"),
+        (["--held-out=200"], "every class must have 206 pictures (200 held out), class"),
+        (["--held-out=-1"], "held-out pictures of each class must not be negative"),
+        (["--held-out=2", "--solver=moments"], "held_out needs solver 'simulate'"),
         (
             ["--batch-size=31"],
             "batch size must be at most the number of samples (30), got 31",

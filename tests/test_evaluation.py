@@ -61,6 +61,26 @@ def test_one_side_alone():
     assert found["relative_error"] is None
 
 
+def test_held_out_sides():
+    def with_held_out(loss):
+        return curve([1.0] * len(loss), held_out=curve(loss))
+
+    found = evaluation.held_out(
+        with_held_out([4.0, 1.0, 2.0]), with_held_out([4.0, 2.0, np.inf])
+    )
+    assert found["predicted_loss_final"] == 2.0
+    assert found["measured_loss_final"] is None
+    assert found["predicted_best_steps"] == found["measured_best_steps"] == 10
+    assert found["predicted_best_seconds"] == 5.0
+    assert found["measured_best_loss"] == 2.0
+    assert found["measured_best_censored"] is False
+    alone = evaluation.held_out(with_held_out([3.0, 2.0]), None)
+    assert alone["predicted_best_censored"] is True
+    assert alone["predicted_best_steps"] is None
+    assert alone["measured_best_censored"] is None
+    assert set(alone) == set(found)
+
+
 def test_cost_adds_what_a_prediction_does_and_leaves_compilation_out():
     parts = dict.fromkeys(evaluation.PREDICTION_PARTS, 1.0)
     predicted = curve(

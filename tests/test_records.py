@@ -1,5 +1,6 @@
 """Records: whole or not at all, and read back as they were."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -42,6 +43,22 @@ def test_round_trip(tmp_path):
     assert back.provenance["indices"] == [0, 1, 2, 3]
     assert back.result == {"loss_initial": 1.0, "bad": None}
     json.loads((folder / "record.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_held_out_curves_and_their_bands_round_trip(tmp_path):
+    banded = dataclasses.replace(
+        curve(2.0), trust=None, timings={}, flops=0.0, loss_quantiles={0.15: np.arange(3.0)}
+    )
+    full = dataclasses.replace(curve(), held_out=banded)
+    written = dataclasses.replace(record(), curves={"predicted": full, "measured": curve()})
+    back = records.load(records.write(tmp_path, written)).curves
+    assert back["measured"].held_out is None
+    assert back["predicted"].loss_quantiles is None
+    assert back["predicted"].loss[0] == 1.0
+    found = back["predicted"].held_out
+    np.testing.assert_array_equal(found.loss, banded.loss)
+    np.testing.assert_array_equal(found.loss_quantiles[0.15], np.arange(3.0))
+    assert (found.accuracy_quantiles, found.trust, found.held_out) == (None, None, None)
 
 
 def test_writing_again_replaces_and_leaves_nothing_else(tmp_path):

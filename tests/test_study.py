@@ -46,6 +46,14 @@ def test_a_shared_kernel_changes_nothing_and_counts_for_each(tmp_path, monkeypat
         assert len(computed) == count + 1
 
 
+def test_options_left_alone_name_no_run(tmp_path):
+    """What a run of the defaults is called, since before there were held-out pictures."""
+    record, _ = study.run("predict", SMALL, out=tmp_path, say=lambda line: None)
+    assert record.run_id == "predict-7b4d0b0ef4"
+    assert "held_out" not in record.result
+    assert "held_out_indices" not in record.provenance["data"]
+
+
 def test_the_oldest_kernel_goes_first(tmp_path):
     kernels = study.Kernels(kept=1)
     built = study.build(SMALL)

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
     from ttp_jax.finetune import finetune
     from ttp_jax.optimizers import SGD
     from ttp_jax.prediction import predict
-    from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
+    from ttp_jax.thresholds import (
+        BestStep,
+        TimeToThreshold,
+        best_step,
+        time_to_threshold,
+    )
     from ttp_jax.types import Curve, InputError, Task, Trust
 
 __all__ = [
     "SGD",
+    "BestStep",
     "Curve",
     "InputError",
     "Task",
     "TimeToThreshold",
     "Trust",
     "__version__",
+    "best_step",
     "finetune",
     "predict",
     "time_to_threshold",
@@ -33,11 +40,13 @@ __all__ = [
 
 _HOME = {
     "SGD": "optimizers",
+    "BestStep": "thresholds",
     "Curve": "types",
     "InputError": "types",
     "Task": "types",
     "TimeToThreshold": "thresholds",
     "Trust": "types",
+    "best_step": "thresholds",
     "finetune": "finetune",
     "predict": "prediction",
     "time_to_threshold": "thresholds",

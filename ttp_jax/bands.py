@@ -12,6 +12,8 @@ from ttp_jax.types import Curve, InputError
 def from_curves(curve: Curve, others: Sequence[Curve]) -> Curve:
     """The curve with the quantiles of ``others`` at every step as its bands.
 
+    The held-out curve, where there is one, has those of their held-out curves.
+
     Where the others differ from it in their random head and their stream of mini-batches, the
     bands say how much of the curve is the luck of both. ``H`` curves resolve levels down to
     about ``1/H``: 95 % needs some forty of them, 70 % some ten.
@@ -24,8 +26,12 @@ def from_curves(curve: Curve, others: Sequence[Curve]) -> Curve:
     for other in others:
         if not np.array_equal(other.steps, curve.steps):
             raise InputError("bands need curves that were read at the same steps")
+    held_out = curve.held_out
+    if held_out is not None:
+        held_out = from_curves(held_out, [o.held_out for o in others if o.held_out])
     return replace(
         curve,
+        held_out=held_out,
         loss_quantiles=quantiles(np.stack([other.loss for other in others])),
         accuracy_quantiles=quantiles(np.stack([other.accuracy for other in others])),
     )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ttp_jax import outputs
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import loss_and_accuracy
+from ttp_jax.reading import Readings, at_weights
 from ttp_jax.types import Params, Task
 
 
@@ -23,14 +22,14 @@ class Start:
     """``v_k``; ``None`` before the first step."""
     steps: int
     """Real steps that led here, ``k``."""
-    loss: Float[np.ndarray, " read"]
-    """On the whole training set, at those of the steps asked for that come before ``k``."""
-    accuracy: Float[np.ndarray, " read"]
+    seen: tuple[Readings, ...]
+    """Of each of :attr:`Task.parts`, at those of the steps asked for that come before ``k``."""
 
 
 def at_the_start(task: Task) -> Start:
     """No real step: a prediction without training."""
-    return Start(task.params, None, 0, np.zeros(0), np.zeros(0))
+    nothing = Readings(np.zeros(0), np.zeros(0))
+    return Start(task.params, None, 0, (nothing,) * len(task.parts))
 
 
 def decayed(task: Task, sgd: SGD, w: Params) -> Params:
@@ -77,24 +76,19 @@ def real_steps(
         read: Steps at which the curve is read.
         seed: Of the stream of mini-batches.
 
-    Cost: ``3 B k`` forward passes, and ``n`` for each reading.
+    Cost: ``3 B k`` forward passes, and ``n + m`` for each reading.
     """
     rates = sgd.learning_rates(steps)
     stream = sgd.batches(task.n, steps, seed)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     step = jax.jit(step_in_weights(task, sgd))
-    curve = []
-
-    def read_curve(w):
-        f = outputs.forward(task.apply_fn, w, task.x)
-        curve.append(loss_and_accuracy(task.loss, jnp.asarray(f), y.astype(f.dtype)))
-
+    read_at, curve = at_weights(task), []
     w = jax.tree.map(jnp.asarray, task.params)
     v = jax.tree.map(jnp.zeros_like, w)
     for k in range(calibrate_steps):
         if k in read:
-            read_curve(w)
+            curve.append(read_at(w))
         rows = None if stream is None else jnp.asarray(stream[k])
         w, v = step(w, v, rates[k], x, y, rows)
-    loss, accuracy = np.array(curve, float).reshape(-1, 2).T
-    return Start(w, v, calibrate_steps, loss, accuracy)
+    series = np.array(curve, float).reshape(-1, len(task.parts), 2).transpose(1, 2, 0)
+    return Start(w, v, calibrate_steps, tuple(Readings(*values) for values in series))

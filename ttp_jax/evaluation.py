@@ -1,9 +1,11 @@
-"""Where prediction and training meet: thresholds side by side, and what each has cost."""
+"""Where prediction and training meet: what is read off each side, and what each has cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
+import numpy as np
+
+from ttp_jax.thresholds import TimeToThreshold, best_step, time_to_threshold
 from ttp_jax.types import Curve, ThresholdRule
 
 PREDICTION_PARTS = (
@@ -13,6 +15,15 @@ PREDICTION_PARTS = (
     "solve_s",
     "trust_s",
     "timing_s",
+)
+
+_HELD_OUT = (
+    "loss_final",
+    "accuracy_final",
+    "best_steps",
+    "best_seconds",
+    "best_loss",
+    "best_censored",
 )
 
 
@@ -83,6 +94,38 @@ def compare_thresholds(
         for rule in rules
         for epsilon in epsilons
     ]
+
+
+def held_out(
+    predicted: Curve | None, measured: Curve | None, *, smoothing: int = 1
+) -> dict[str, float | bool | None]:
+    """Where both held-out curves end and are lowest.
+
+    ``None`` for a side without one, for what is not finite, and for the step and seconds
+    of a loss that is still falling at the end (``censored``).
+
+    Raises:
+        InputError: A smoothing out of range.
+    """
+    found: dict[str, float | bool | None] = {}
+    for side, curve in (("predicted", predicted), ("measured", measured)):
+        values: dict[str, float | bool | None] = dict.fromkeys(_HELD_OUT)
+        if curve is not None and curve.held_out is not None:
+            best, end = best_step(curve, smoothing=smoothing), curve.held_out
+            values |= {
+                "loss_final": _finite(end.loss[-1]),
+                "accuracy_final": _finite(end.accuracy[-1]),
+                "best_steps": best.steps,
+                "best_seconds": best.seconds,
+                "best_loss": _finite(best.loss),
+                "best_censored": best.censored,
+            }
+        found |= {f"{side}_{name}": value for name, value in values.items()}
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def cost(predicted: Curve | None, measured: Curve | None) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 """From a task to its measured curve, by real optax steps."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -7,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Int
 
 from ttp_jax import outputs
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
-from ttp_jax.reading import loss_and_accuracy, read_steps
+from ttp_jax.reading import at_weights, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Params, Task
 
@@ -45,7 +47,7 @@ def finetune(
     every: int = 1,
     stop: Callable[[Curve], bool] | None = None,
 ) -> Curve:
-    """Train the task for real and read its curve on the whole training set.
+    """Train the task for real and read its curve on all samples, those held out apart.
 
     ``task.params`` are left untouched. A run whose loss stops being finite ends there;
     the rest of its curve is NaN.
@@ -68,7 +70,7 @@ def finetune(
     Raises:
         InputError: Arguments out of range.
 
-    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n`` for each reading.
+    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading.
     """
     read = read_steps(steps, every)
     stream = sgd.batches(task.n, steps, seed)
@@ -88,50 +90,44 @@ def finetune(
         stream = jnp.asarray(stream)
     first = None if stream is None else stream[0]
 
-    def read_outputs(params):
-        return jnp.asarray(outputs.forward(task.apply_fn, params, task.x))
+    read_curves = at_weights(task)
 
     with measured() as compiling, bar("compiling the training step", None):
         compiled = jax.jit(step).lower(params, state, x, y, first).compile()
-        read_outputs(params)
+        read_curves(params)
 
-    loss = np.full(len(read), np.nan)
-    accuracy = np.full(len(read), np.nan)
+    curves = np.full((len(task.parts), 2, len(read)), np.nan)
+    loss = curves[0, 0]
     seconds = np.full(len(read), np.nan)
     train_s = reading_s = 0.0
     kept = len(read)
     with bar("fine-tuning", steps) as advance:
-        for reading, step_read in enumerate(read):
-            begin = 0 if reading == 0 else read[reading - 1]
+        for at, step_read in enumerate(read):
+            begin = 0 if at == 0 else read[at - 1]
             start = time.perf_counter()
             for k in range(begin, step_read):
                 batch = None if stream is None else stream[k]
                 params, state = compiled(params, state, x, y, batch)
             jax.block_until_ready(params)
             trained = time.perf_counter()
-            f = read_outputs(params)
-            value, hits = loss_and_accuracy(task.loss, f, y.astype(f.dtype))
+            curves[:, :, at] = read_curves(params)
             train_s += trained - start
             reading_s += time.perf_counter() - trained
-            loss[reading], accuracy[reading], seconds[reading] = value, hits, train_s
+            seconds[at] = train_s
             advance(step_read - begin)
-            if not np.isfinite(loss[reading]):
+            if not np.isfinite(loss[at]):
                 break
             if stop is not None and step_read < steps:
-                seen = slice(reading + 1)
-                if stop(Curve(read[seen], loss[seen], accuracy[seen], seconds[seen])):
-                    kept = reading + 1
+                if stop(_curve(read, curves, seconds, at + 1)):
+                    kept = at + 1
                     break
     if not np.isfinite(loss[0]):
         raise InputError(
             "the loss at the start must be finite, got "
             f"{loss[0]}; check the weights and the preprocessing"
         )
-    return Curve(
-        steps=read[:kept],
-        loss=loss[:kept],
-        accuracy=accuracy[:kept],
-        seconds=seconds[:kept],
+    return dataclasses.replace(
+        _curve(read, curves, seconds, kept),
         timings={
             "train_s": train_s,
             "reading_s": reading_s,
@@ -143,3 +139,17 @@ def finetune(
         * int(read[kept - 1]),
         planned_steps=steps if kept < len(read) else None,
     )
+
+
+def _curve(
+    read: Int[np.ndarray, " t"],
+    curves: Float[np.ndarray, "parts 2 t"],
+    seconds: Float[np.ndarray, " t"],
+    kept: int,
+) -> Curve:
+    """The first ``kept`` readings, those of samples held out with them."""
+    curve, *held_out = (
+        Curve(read[:kept], series[0, :kept], series[1, :kept], seconds[:kept])
+        for series in curves
+    )
+    return dataclasses.replace(curve, held_out=held_out[0] if held_out else None)

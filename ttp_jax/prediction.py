@@ -28,7 +28,7 @@ from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
-from ttp_jax.reading import read_steps
+from ttp_jax.reading import Readings, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Task, Trust
 
@@ -94,7 +94,9 @@ def predict(
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
-        The curve, its bands where asked for, with ``trust`` and ``timings``:
+        The curve, its bands where asked for, ``held_out`` where the task has held-out samples
+        (solver ``"simulate"``: their outputs move by their kernel with those that are trained
+        on), with ``trust`` and ``timings``:
         ``forward_s``, ``kernel_s``, ``solve_s``, ``trust_s``, ``step_s`` (of one training
         step), ``timing_s`` (spent measuring it) and ``compile_s`` (of all of it, in none of
         the others).
@@ -102,8 +104,9 @@ def predict(
     Raises:
         InputError: Anything that cannot be used, before the kernel starts.
 
-    Cost: ``(1 + 2c) n`` forward passes and ``(nc)^2 p`` multiply-adds for the kernel,
-    ``T B n c^2`` for the solver; with ``kernel_samples`` for ``n`` all through.
+    Cost: ``(1 + 2c) k`` forward passes and ``(kc)^2 p`` multiply-adds for the kernel of all
+    ``k = n + m`` samples, ``T B k c^2`` for the solver; with ``kernel_samples`` in the place
+    of ``n`` all through.
 
     Breaks when: the model leaves its linearisation (``trust`` says so).
     """
@@ -149,9 +152,15 @@ def predict(
     }
     if relinearize is not None:
         found = _by_many(
-            task, sgd, start, kernel, relinearize=relinearize, expected=expected, **common
+            task,
+            sgd,
+            start,
+            kernel,
+            relinearize=relinearize,
+            read=read[read >= start.steps] - start.steps,
+            expected=expected,
+            **common,
         )
-        found = found.at(read[read >= start.steps] - start.steps)
     else:
         found = _by_one(
             task,
@@ -174,42 +183,44 @@ def predict(
         timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=at_most)
     timings["timing_s"] = part.run_s
     timings["compile_s"] += part.compile_s
-    return Curve(
-        steps=read,
-        loss=np.concatenate([start.loss, found.loss]),
-        accuracy=np.concatenate([start.accuracy, found.accuracy]),
-        loss_quantiles=_preceded(start.loss, found.loss_quantiles),
-        accuracy_quantiles=_preceded(start.accuracy, found.accuracy_quantiles),
-        seconds=read * timings["step_s"],
+    whole_run = (new.after(old) for old, new in zip(start.seen, found.curves, strict=True))
+    curve, *held_out = (
+        Curve(
+            read,
+            both.loss,
+            both.accuracy,
+            read * timings["step_s"],
+            both.loss_quantiles,
+            both.accuracy_quantiles,
+        )
+        for both in whole_run
+    )
+    return dataclasses.replace(
+        curve,
         trust=found.trust,
         timings={**timings, **found.timings},
         flops=found.flops
         + expected.forward_flops_per_sample
         * (
-            len(start.loss) * task.n
+            len(start.seen[0].loss) * (task.n + task.m)
             + 3 * samples_timed
             + 3 * calibrate_steps * (sgd.batch_size or task.n)
         ),
+        held_out=held_out[0] if held_out else None,
     )
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A predicted curve from where the real steps have ended, if there were any."""
+    """What is predicted from where the real steps have ended, if there were any."""
 
-    loss: np.ndarray
-    accuracy: np.ndarray
+    curves: tuple[Readings, ...]
+    """Of each of :attr:`Task.parts`."""
     trust: Trust
     timings: Mapping[str, float]
     compile_s: float
     flops: float
     """Of the prediction itself."""
-    loss_quantiles: Mapping[float, np.ndarray] | None = None
-    accuracy_quantiles: Mapping[float, np.ndarray] | None = None
-
-    def at(self, read: np.ndarray) -> "_Found":
-        """The curve at some of its steps."""
-        return dataclasses.replace(self, loss=self.loss[read], accuracy=self.accuracy[read])
 
 
 def _by_many(
@@ -220,11 +231,12 @@ def _by_many(
     *,
     relinearize: float,
     steps: int,
+    read: np.ndarray,
     seed: int,
     memory_budget_bytes: int | None,
     expected: KernelCost,
 ) -> _Found:
-    """One linearisation after the other, at every step."""
+    """One linearisation after the other."""
     given = kernel if isinstance(kernel, Computed) else None
     with measured() as part:
         found = relinearization.relinearized(
@@ -247,11 +259,10 @@ def _by_many(
             kernels=len(found.pieces),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
-            predicted_loss=found.loss,
+            predicted_loss=found.curves[0].loss,
         )
     return _Found(
-        loss=found.loss,
-        accuracy=found.accuracy,
+        curves=tuple(curve.at(read) for curve in found.curves),
         trust=verdict,
         timings={
             "kernel_s": found.kernel_s + (given.run_s if given else 0.0),
@@ -260,13 +271,13 @@ def _by_many(
         },
         compile_s=part.compile_s + last.compile_s + (given.compile_s if given else 0.0),
         flops=found.kernels * expected.flops
-        + found.passes * expected.forward_flops_per_sample * task.n
+        + found.passes * expected.forward_flops_per_sample * (task.n + task.m)
         + _dynamics_flops(task, sgd, found.solved_steps),
     )
 
 
 def _dynamics_flops(task: Task, sgd: SGD, steps: int | float) -> float:
-    return 2.0 * steps * (sgd.batch_size or task.n) * task.n * task.c**2
+    return 2.0 * steps * (sgd.batch_size or task.n) * (task.n + task.m) * task.c**2
 
 
 def _by_one(
@@ -287,15 +298,16 @@ def _by_one(
 ) -> _Found:
     """One linearisation, of the task or of some of its samples."""
     timings = {}
+    joint = task.joint
     with measured() as part, bar("outputs at the start", None):
-        f0 = outputs.at_the_start(task.apply_fn, start.params, task.x)
-        targets = task.targets
+        f0 = outputs.at_the_start(task.apply_fn, start.params, joint.x)
+        targets = joint.targets
         q0 = u0 = None
         decayed = calibration.decayed(task, sgd, start.params)
         if sgd.weight_decay and (sgd.decay_toward == "zero" or start.steps):
-            q0 = outputs.jvp(task.apply_fn, start.params, task.x, decayed)
+            q0 = outputs.jvp(task.apply_fn, start.params, joint.x, decayed)
         if start.velocity is not None:
-            u0 = outputs.jvp(task.apply_fn, start.params, task.x, start.velocity)
+            u0 = outputs.jvp(task.apply_fn, start.params, joint.x, start.velocity)
     timings["forward_s"] = part.run_s
     compile_s = part.compile_s
 
@@ -304,7 +316,8 @@ def _by_one(
             dataclasses.replace(task, params=start.params),
             memory_budget_bytes=memory_budget_bytes,
         )
-    theta = kernel.theta
+    # What is held out answers to the gradients of the others and has none of its own.
+    theta = kernel.theta[: task.n * task.c]
     timings["kernel_s"] = kernel.run_s
     compile_s += kernel.compile_s
 
@@ -321,7 +334,7 @@ def _by_one(
             paths=paths,
             **common,
         )
-        loss, accuracy, doubt, solved = path.loss, path.accuracy, 0.0, 1.0
+        trained, doubt, solved = path.trained, 0.0, 1.0
         if many is not None:
             solved += extrapolation.PARTS_COST
             loss, accuracy, doubt = extrapolation.to_many(
@@ -329,16 +342,19 @@ def _by_one(
                 f0,
                 targets,
                 sgd,
-                loss,
-                accuracy,
+                path.loss,
+                path.accuracy,
                 n=many,
                 q0=q0,
                 seed=seed,
                 **common,
             )
+            trained = Readings(loss, accuracy)
     timings["solve_s"] = part.run_s
     compile_s += part.compile_s
 
+    # Trust is judged on what is trained on.
+    f0, targets = f0[: task.n], targets[: task.n]
     with measured() as part, bar("linearisation gap", None):
 
         def gap(at) -> float:
@@ -352,26 +368,25 @@ def _by_one(
             return trust.linearization_gap(f, at.outputs, f0)
 
         verdict = trust.judge(
-            curvature=trust.largest_curvature(theta, f0, targets, loss=task.loss),
+            curvature=trust.largest_curvature(
+                theta[:, : f0.size], f0, targets, loss=task.loss
+            ),
             gap=gap(path),
             early_gap=0.0 if path.waypoint is None else gap(path.waypoint),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
-            predicted_loss=loss,
+            predicted_loss=trained.loss,
             doubt=doubt,
         )
     timings["trust_s"] = part.run_s
     return _Found(
-        loss=loss,
-        accuracy=accuracy,
+        curves=(trained,) if path.held_out is None else (trained, path.held_out),
         trust=verdict,
         timings=timings,
         compile_s=compile_s + part.compile_s,
         flops=expected.flops
-        + 9 * expected.forward_flops_per_sample * task.n
+        + expected.forward_flops_per_sample * (9 * task.n + task.m)
         + _dynamics_flops(task, sgd, steps * solved),
-        loss_quantiles=path.loss_quantiles,
-        accuracy_quantiles=path.accuracy_quantiles,
     )
 
 
@@ -465,16 +480,24 @@ def cost_ahead(
                 f"got {solver!r}, {paths} and {calibrate_steps}; leave kernel_samples out"
             )
         task = extrapolation.few(task, kernel_samples, seed)
+    if task.m and (solver != "simulate" or kernel_samples is not None):
+        raise InputError(
+            "held_out needs solver 'simulate' without kernel_samples, got "
+            f"{solver!r} and {kernel_samples}; leave held_out out"
+        )
+    joint = task.joint
     if isinstance(kernel, Computed):
         if calibrate_steps:
             raise InputError(
                 "a kernel that was computed before is that of the weights at the start, got "
                 f"calibrate_steps {calibrate_steps}; name the kernel instead"
             )
-        if len(kernel.theta) != task.n * task.c:
+        size = joint.n * joint.c
+        if len(kernel.theta) != size:
+            also = ", held-out samples included" if task.m else ""
             raise InputError(
-                f"the kernel must be that of this task, [{task.n * task.c}, "
-                f"{task.n * task.c}], got {kernel.theta.shape}; compute it by Kernel.of(task)"
+                f"the kernel must be that of this task{also}, [{size}, {size}], got "
+                f"{kernel.theta.shape}; compute it by Kernel.of(task)"
             )
     if paths < 0:
         raise InputError(f"paths must not be negative, got {paths}")
@@ -488,15 +511,8 @@ def cost_ahead(
             f"{solver!r}; leave noise at 'exact'"
         )
     return described.cost(
-        task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
+        task.apply_fn, task.params, joint.x, memory_budget_bytes=memory_budget_bytes
     )
-
-
-def _preceded(seen, quantiles):
-    """Bands of the part that was really run: none, its own value at every level."""
-    if quantiles is None:
-        return None
-    return {level: np.concatenate([seen, values]) for level, values in quantiles.items()}
 
 
 def _described(kernel: KernelName | Kernel | Computed) -> Kernel:

@@ -1,10 +1,44 @@
 """How a curve is read: at which steps, and which numbers."""
 
-import numpy as np
-from jaxtyping import Int
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from ttp_jax import losses
-from ttp_jax.types import InputError, LossName
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ttp_jax import losses, outputs
+from ttp_jax.types import InputError, LossName, Params, Task
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Loss and accuracy on one set of samples, at the steps that were read."""
+
+    loss: Float[np.ndarray, " t"]
+    accuracy: Float[np.ndarray, " t"]
+    loss_quantiles: Mapping[float, np.ndarray] | None = None
+    """Over random paths, by level; ``None`` where there is one path."""
+    accuracy_quantiles: Mapping[float, np.ndarray] | None = None
+
+    def after(self, seen: "Readings") -> "Readings":
+        """The same with what was read before; bands have its own value there."""
+
+        def led(before, bands):
+            if bands is None:
+                return None
+            return {level: np.concatenate([before, band]) for level, band in bands.items()}
+
+        return Readings(
+            np.concatenate([seen.loss, self.loss]),
+            np.concatenate([seen.accuracy, self.accuracy]),
+            led(seen.loss, self.loss_quantiles),
+            led(seen.accuracy, self.accuracy_quantiles),
+        )
+
+    def at(self, read: Int[np.ndarray, " s"]) -> "Readings":
+        """Some of them; without bands."""
+        return Readings(self.loss[read], self.accuracy[read])
 
 
 def read_steps(steps: int, every: int) -> Int[np.ndarray, " t"]:
@@ -23,3 +57,24 @@ def read_steps(steps: int, every: int) -> Int[np.ndarray, " t"]:
 def loss_and_accuracy(loss: LossName, f, targets):
     """Both numbers that a curve keeps, of outputs ``[n, c]``."""
     return losses.mean(loss, f, targets), losses.accuracy(f, targets)
+
+
+def at_weights(task: Task) -> Callable[[Params], list[tuple[float, float]]]:
+    """From weights to those of each of :attr:`Task.parts`. A forward pass a sample."""
+    parts = [(part.x, jnp.asarray(part.targets)) for part in task.parts]
+
+    def read(params: Params) -> list[tuple[float, float]]:
+        values = []
+        for x, y in parts:
+            f = jnp.asarray(outputs.forward(task.apply_fn, params, x))
+            loss, accuracy = loss_and_accuracy(task.loss, f, y.astype(f.dtype))
+            values.append((float(loss), float(accuracy)))
+        return values
+
+    return read
+
+
+def of_both(loss: LossName, f, targets, n: int):
+    """Those of the first ``n`` samples and, where there are more, of the others apart."""
+    groups = (slice(0, n), slice(n, None))[: 2 if len(f) > n else 1]
+    return tuple(loss_and_accuracy(loss, f[rows], targets[rows]) for rows in groups)

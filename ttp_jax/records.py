@@ -24,6 +24,8 @@ _VERSIONS = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy", "scip
 _SERIES = ("steps", "loss", "accuracy", "seconds")
 _OTHER = "other_"
 _BANDS = ("loss_quantiles", "accuracy_quantiles")
+_HELD_OUT = "_held_out"
+"""Follows the name of a side in those of its held-out curve."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +108,11 @@ def write(out: Path, record: Record) -> Path:
     final = out / record.run_id
     draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{record.run_id}-"))
     try:
-        arrays = {
-            f"{side}_{name}": getattr(curve, name)
-            for side, curve in record.curves.items()
-            for name in _SERIES
-        }
-        arrays |= {
-            f"{side}_{name}_{level:g}": values
-            for side, curve in record.curves.items()
-            for name in _BANDS
-            for level, values in (getattr(curve, name) or {}).items()
-        }
+        arrays = {}
+        for side, curve in record.curves.items():
+            arrays |= _series(side, curve)
+            if curve.held_out is not None:
+                arrays |= _series(side + _HELD_OUT, curve.held_out)
         arrays |= {f"{_OTHER}{name}": values for name, values in record.arrays.items()}
         np.savez_compressed(draft / "curves.npz", **arrays)
         content = {
@@ -162,15 +158,7 @@ def load(folder: Path) -> Record:
             f"{content.get('schema_version')}; run it again with --force"
         )
     curves = {
-        side: Curve(
-            **{name: series[f"{side}_{name}"] for name in _SERIES},
-            loss_quantiles=_levels(series, f"{side}_loss_quantiles_"),
-            accuracy_quantiles=_levels(series, f"{side}_accuracy_quantiles_"),
-            trust=_trust(about["trust"]),
-            timings=about["timings"],
-            flops=about["flops"],
-        )
-        for side, about in content["curves"].items()
+        side: _curve(series, side, about) for side, about in content["curves"].items()
     }
     return Record(
         run_id=content["run_id"],
@@ -183,6 +171,32 @@ def load(folder: Path) -> Record:
             for name, values in series.items()
             if name.startswith(_OTHER)
         },
+    )
+
+
+def _series(name: str, curve: Curve) -> dict[str, np.ndarray]:
+    """The arrays of a curve as they are stored."""
+    bands = {
+        f"{name}_{kind}_{level:g}": values
+        for kind in _BANDS
+        for level, values in (getattr(curve, kind) or {}).items()
+    }
+    return {f"{name}_{kind}": getattr(curve, kind) for kind in _SERIES} | bands
+
+
+def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]) -> Curve:
+    """A curve from what :func:`_series` and :func:`_about` made of it."""
+    held_out = name + _HELD_OUT
+    there = f"{held_out}_{_SERIES[0]}" in series
+    return Curve(
+        **{kind: series[f"{name}_{kind}"] for kind in _SERIES},
+        loss_quantiles=_levels(series, f"{name}_loss_quantiles_"),
+        accuracy_quantiles=_levels(series, f"{name}_accuracy_quantiles_"),
+        trust=_trust(about.get("trust")),
+        timings=about.get("timings", {}),
+        flops=about.get("flops", 0.0),
+        planned_steps=about.get("planned_steps"),
+        held_out=_curve(series, held_out, {}) if there else None,
     )
 
 
@@ -213,7 +227,12 @@ def finished(out: Path, run: str) -> bool:
 
 def _about(curve: Curve) -> dict[str, Any]:
     trust = None if curve.trust is None else dataclasses.asdict(curve.trust)
-    return {"timings": dict(curve.timings), "flops": curve.flops, "trust": trust}
+    return {
+        "timings": dict(curve.timings),
+        "flops": curve.flops,
+        "planned_steps": curve.planned_steps,
+        "trust": trust,
+    }
 
 
 def _plain(value: Any) -> Any:

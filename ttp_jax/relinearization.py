@@ -22,7 +22,7 @@ from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
-from ttp_jax.reading import loss_and_accuracy
+from ttp_jax.reading import Readings, of_both
 from ttp_jax.trust import linearization_gap
 from ttp_jax.types import InputError, Params, Task
 
@@ -61,20 +61,20 @@ class Piece:
 class Relinearized:
     """A curve from many linearisations, and what it took."""
 
-    loss: Float[np.ndarray, " t"]
-    """At every step from the first to ``T``."""
-    accuracy: Float[np.ndarray, " t"]
+    curves: tuple[Readings, ...]
+    """At every step from the first to ``T``, of each of :attr:`Task.parts`."""
     pieces: tuple[Piece, ...]
     theta: Float[np.ndarray, "nc nc"]
-    """The first kernel."""
+    """The first kernel, of the samples that are trained on."""
     outputs: Float[np.ndarray, "n c"]
-    """At the first step."""
+    """At the first step, of the same."""
     kernels: int
     """Of accepted and rejected pieces."""
     kernel_s: float
     """Seconds in the kernels, but for one that was given."""
     passes: int
-    """Forward passes of all samples that it took beside the kernels; a backward pass is two."""
+    """Forward passes of all samples that it took beside the kernels; a backward pass, for which
+    those held out are not needed, is two."""
     solved_steps: int
     """Steps of the dynamics, rejected ones among them."""
 
@@ -144,23 +144,25 @@ def relinearized(
         )
         spent.kernels += 1
         spent.kernel_s += made.run_s
-        return made.theta
+        return made.theta[: task.n * task.c]
 
-    f = outputs.at_the_start(task.apply_fn, start.params, task.x).astype(np.float64)
+    joint = task.joint
+    f = outputs.at_the_start(task.apply_fn, start.params, joint.x).astype(np.float64)
     spent.passes += 1
     if isinstance(kernel, Computed):
-        theta = kernel.theta
+        theta = kernel.theta[: task.n * task.c]
         spent.kernels += 1
     else:
         theta = computed(start.params)
     here = first = _Place(start.steps, start.params, start.velocity, f, theta)
-    loss, accuracy = np.full((2, steps + 1), np.nan)
+    curves = np.full((len(task.parts), 2, steps + 1), np.nan)
     pieces: list[Piece] = []
     farthest = np.inf
     with bar("re-linearised dynamics", steps - here.step) as advance:
         while here.step < steps:
             way, there, gap, drift = _as_far_as_it_goes(
                 task,
+                joint,
                 sgd,
                 here,
                 steps=steps,
@@ -170,12 +172,16 @@ def relinearized(
                 computed=computed,
                 spent=spent,
             )
-            end_loss, mended, hits = _mended(way, there, task)
+            ends = of_both(
+                task.loss, jnp.asarray(there.f), jnp.asarray(joint.targets), task.n
+            )
             now = slice(way.first, way.last + 1)
-            loss[now], accuracy[now] = mended, hits
-            floor = FLOOR * loss[first.step]
+            for at, (end, read) in enumerate(zip(ends, way.curves, strict=True)):
+                curves[at, :, now] = _mended(way, read, *(float(value) for value in end))
+            floor = FLOOR * curves[0, 0, first.step]
             with np.errstate(invalid="ignore"):  # of a path that diverged
-                jump = float(np.log((end_loss + floor) / (way.loss[-1] + floor)))
+                linear = way.curves[0].loss[-1]
+                jump = float(np.log((float(ends[0][0]) + floor) / (linear + floor)))
             pieces.append(Piece(way.first, way.last, gap, drift, jump))
             advance(way.last - way.first)
             if not (np.isfinite(there.f).all() and np.isfinite(way.moved[-1])):
@@ -184,11 +190,13 @@ def relinearized(
             farthest = way.moved[-1] * min(LONGER, SAFETY / used)
             here = there
     return Relinearized(
-        loss=loss[first.step :],
-        accuracy=accuracy[first.step :].clip(0, 1),
+        curves=tuple(
+            Readings(loss[first.step :], accuracy[first.step :].clip(0, 1))
+            for loss, accuracy in curves
+        ),
         pieces=tuple(pieces),
-        theta=first.theta,
-        outputs=first.f,
+        theta=first.theta[:, : len(first.theta)],
+        outputs=first.f[: task.n],
         kernels=spent.kernels,
         kernel_s=spent.kernel_s,
         passes=spent.passes,
@@ -211,8 +219,9 @@ class _Place(NamedTuple):
     params: Params
     velocity: Params | None
     f: np.ndarray
+    """Of all samples."""
     theta: np.ndarray
-    """Of the place before where none is needed any more."""
+    """Of those that are trained on with all; of the place before where none is needed."""
 
 
 @dataclass
@@ -227,6 +236,7 @@ class _Spent:
 
 def _as_far_as_it_goes(
     task: Task,
+    joint: Task,
     sgd: SGD,
     here: _Place,
     *,
@@ -242,17 +252,17 @@ def _as_far_as_it_goes(
     decayed = calibration.decayed(task, sgd, w)
     u0 = q0 = None
     if v is not None:
-        u0 = outputs.jvp(task.apply_fn, w, task.x, v)
+        u0 = outputs.jvp(task.apply_fn, w, joint.x, v)
         spent.passes += 3
     if sgd.weight_decay:
-        q0 = outputs.jvp(task.apply_fn, w, task.x, decayed)
+        q0 = outputs.jvp(task.apply_fn, w, joint.x, decayed)
         spent.passes += 3
     last = steps
     while True:
         way = segment(
             here.theta,
             here.f,
-            task.targets,
+            joint.targets,
             sgd,
             loss=task.loss,
             steps=steps,
@@ -264,11 +274,12 @@ def _as_far_as_it_goes(
             farthest=farthest,
         )
         w_next, v_next = _moved(task, sgd, w, v, decayed, way)
-        f = outputs.forward(task.apply_fn, w_next, task.x).astype(np.float64)
+        f = outputs.forward(task.apply_fn, w_next, joint.x).astype(np.float64)
         spent.passes += 6 if sgd.momentum else 4
         spent.solved_steps += way.last - way.first
         there = _Place(way.last, w_next, v_next, f, here.theta)
-        gap, drift = linearization_gap(f, way.outputs, here.f), 0.0
+        gap = linearization_gap(f[: task.n], way.outputs, here.f[: task.n])
+        drift = 0.0
         single = way.last == way.first + 1
         if gap <= tolerance or single:
             if way.last < steps and np.isfinite(f).all():
@@ -280,27 +291,26 @@ def _as_far_as_it_goes(
 
 
 def _mended(
-    way: Segment, there: _Place, task: Task
-) -> tuple[float, Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """Loss at the true outputs, and loss and accuracy on the way there."""
-    ends = loss_and_accuracy(task.loss, jnp.asarray(there.f), jnp.asarray(task.targets))
-    loss, accuracy = (float(value) for value in ends)
+    way: Segment, read: Readings, loss: float, accuracy: float
+) -> Float[np.ndarray, "2 t"]:
+    """Loss and accuracy on the way to those of the true outputs, from those of the segment."""
     with np.errstate(invalid="ignore"):  # of a path that diverged
         share = (way.moved / max(way.moved[-1], TINY)).clip(0, 1) ** 2
-        mended = way.loss + (loss - way.loss[-1]) * share
-    return (
-        loss,
-        np.maximum(mended, np.minimum(way.loss, loss)),
-        way.accuracy + (accuracy - way.accuracy[-1]) * share,
+        mended = read.loss + (loss - read.loss[-1]) * share
+    return np.stack(
+        [
+            np.maximum(mended, np.minimum(read.loss, loss)),
+            read.accuracy + (accuracy - read.accuracy[-1]) * share,
+        ]
     )
 
 
 def _drift(theta: np.ndarray, there: _Place, task: Task) -> float:
     """``|(Theta' - Theta) g| / |Theta g|`` with the gradient ``g`` where ``Theta'`` is."""
-    g = losses.gradient(task.loss, jnp.asarray(there.f), jnp.asarray(task.targets))
-    g = np.asarray(g).ravel()
-    before = theta @ g
-    difference = np.linalg.norm(there.theta @ g - before)
+    f = jnp.asarray(there.f[: task.n])
+    g = np.asarray(losses.gradient(task.loss, f, jnp.asarray(task.targets))).ravel()
+    before = theta[:, : g.size] @ g
+    difference = np.linalg.norm(there.theta[:, : g.size] @ g - before)
     return float(difference / max(np.linalg.norm(before), TINY))
 
 

@@ -52,6 +52,9 @@ class Config:
     """Classes drawn for the task."""
     per_class: int = 30
     """Pictures drawn of each class."""
+    held_out: int = 0
+    """Further pictures of each class that are not trained on, and that the curves are read on
+    too; 0 for none."""
     image_size: int | None = None
     """Side in pixels; by default what the network was made for."""
     freeze_until: str = "auto"
@@ -173,16 +176,20 @@ def build(config: Config) -> Built:
         per_class=config.per_class,
         seed=config.seed,
         image_size=config.image_size or network.image_size,
+        held_out=config.held_out,
     )
     x = network.preprocess(task_pictures.images)
     if split.frozen is not None:
         x = map_samples(split.frozen, x, largest=32, description="frozen stages")
+    sample, n = task_pictures.sample, task_pictures.sample.trained
+    y = task_pictures.labels
     task = Task(
         apply_fn=split.apply_fn,
         params=split.params,
-        x=jnp.asarray(x),
-        y=task_pictures.labels,
+        x=jnp.asarray(x[:n]),
+        y=y[:n],
         loss=config.loss,
+        held_out=(jnp.asarray(x[n:]), y[n:]) if config.held_out else None,
     )
     batch_size = sgd.batch_size or task.n
     sgd.batches(task.n, 1, 0)
@@ -191,7 +198,7 @@ def build(config: Config) -> Built:
     steps = max(1, round(config.epochs * (task.n // batch_size)))
     if config.schedule == "cosine":
         sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
-    sample = task_pictures.sample
+    held_out = {"held_out_indices": sample.indices[n:]} if config.held_out else {}
     provenance = {
         "weights": {
             "source": network.source,
@@ -204,7 +211,8 @@ def build(config: Config) -> Built:
             "source": task_pictures.source,
             "sha256": task_pictures.sha256,
             "class_names": sample.class_names,
-            "indices": sample.indices,
+            "indices": sample.indices[:n],
+            **held_out,
             "image_size": int(task_pictures.images.shape[1]),
         },
         "n": task.n,
@@ -213,7 +221,7 @@ def build(config: Config) -> Built:
         "steps": steps,
         "memory_budget_bytes": config.memory_gb and int(config.memory_gb * 2**30),
     }
-    every = config.every or min(steps, _affordable_every(task.n, batch_size))
+    every = config.every or min(steps, _affordable_every(task.n + task.m, batch_size))
     return Built(
         task, sgd, steps, every, provenance, lambda seed: split_with_head(seed).params
     )
@@ -237,9 +245,9 @@ def _sgd(config: Config) -> SGD:
     )
 
 
-def _affordable_every(n: int, batch_size: int) -> int:
-    """Steps between readings such that ``n`` forwards stay under a share of ``3 B`` each."""
-    return int(np.ceil(n / (READING_SHARE * 3 * batch_size)))
+def _affordable_every(read: int, batch_size: int) -> int:
+    """Steps between readings such that their forwards stay under a share of ``3 B`` each."""
+    return int(np.ceil(read / (READING_SHARE * 3 * batch_size)))
 
 
 class Kernels:
@@ -325,10 +333,11 @@ def run(
         "kernel_samples": config.kernel_samples,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
+    held_out = f" ({built.task.m} more held out)" if built.task.m else ""
     lines = [
         f"{config.model} on {built.provenance['data']['source']}: {built.task.n} pictures of "
-        f"{built.task.c} classes, {built.provenance['parameters_trained']:,} weights trained, "
-        f"{built.steps} steps, curve read every {built.every}"
+        f"{built.task.c} classes{held_out}, {built.provenance['parameters_trained']:,} weights "
+        f"trained, {built.steps} steps, curve read every {built.every}"
     ]
     if command != "finetune":
         # Before anything is said: what it refuses is the only line then.
@@ -428,9 +437,15 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
     trust = predicted.trust if predicted is not None else None
     first = predicted or measured
     assert first is not None
+    held_out = {}
+    if config.held_out:
+        held_out["held_out"] = evaluation.held_out(
+            predicted, measured, smoothing=config.smoothing
+        )
     return {
         "loss_initial": float(first.loss[0]),
         "thresholds": [threshold.as_json() for threshold in thresholds],
+        **held_out,
         "cost": evaluation.cost(predicted, measured),
         "trust": trust and verdict(trust),
         "record": str(folder),

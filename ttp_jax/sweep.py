@@ -5,6 +5,7 @@ would, all that share their batches side by side (:mod:`ttp_jax.dynamics.setting
 carries a verdict of its own: predict those that are worth it again for their ``trust``.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,12 @@ def sweep(
     ):
         sgd = grid.sgd(grid.setting(index), task.n)
         sgd.batches(task.n, 1, 0)
+    task = dataclasses.replace(task, held_out=None)
+    if isinstance(kernel, Computed) and len(kernel.theta) != task.n * task.c:
+        raise InputError(
+            f"the kernel must be that of the {task.n} training samples with {task.c} outputs, "
+            f"got {kernel.theta.shape}; compute it by Kernel.of(task)"
+        )
     if not isinstance(kernel, Computed):
         kernel = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
         kernel = kernel.of(task, memory_budget_bytes=memory_budget_bytes)

@@ -1,4 +1,4 @@
-"""Time to a threshold, read off any curve by one of three rules."""
+"""Time to a threshold, read off any curve by one of three rules, and when to stop."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -67,6 +67,58 @@ def time_to_threshold(
     first = int(np.argmax(reached))
     return TimeToThreshold(
         int(curve.steps[first]), float(curve.seconds[first]), False, curve.budget_steps
+    )
+
+
+@dataclass(frozen=True)
+class BestStep:
+    """Where the held-out loss is lowest, or that it still falls at the end of the budget."""
+
+    steps: int | None
+    seconds: float | None
+    loss: float
+    """The lowest that was read."""
+    censored: bool
+    budget_steps: int
+
+
+def best_step(curve: Curve, *, smoothing: int = 1) -> BestStep:
+    """The step, of those read, at which to stop: that of the lowest held-out loss.
+
+    ``argmin_t L_t`` on the samples that are not trained on; the first of several. A loss that
+    is lowest before the first step is no exception: the step is 0.
+
+    Args:
+        curve: Predicted or measured, with its held-out curve.
+        smoothing: Mean of so many readings up to each one (causal; fewer at the start).
+
+    Returns:
+        ``censored`` with neither steps nor seconds where the loss is lowest at the last step:
+        it might fall further. What is not finite is never lowest.
+
+    Raises:
+        InputError: No held-out curve, a smoothing out of range.
+
+    Breaks when: the loss is flat around its minimum; then far-off steps are as good, and
+    their losses say more than their distance.
+    """
+    held_out = curve.held_out
+    if held_out is None:
+        raise InputError(
+            "the best step needs a curve on held-out samples, got one without; "
+            "give the task held_out=(x, y)"
+        )
+    loss = causal_mean(np.asarray(held_out.loss), smoothing)
+    loss = np.where(np.isfinite(loss), loss, np.inf)
+    at = int(np.argmin(loss))
+    if at == len(loss) - 1:
+        return BestStep(None, None, float(loss[at]), True, curve.budget_steps)
+    return BestStep(
+        int(held_out.steps[at]),
+        float(held_out.seconds[at]),
+        float(loss[at]),
+        False,
+        curve.budget_steps,
     )
 
 

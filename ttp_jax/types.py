@@ -1,6 +1,6 @@
 """The few narrow types that everything passes through, and the symbols used everywhere.
 
-Symbols: ``n`` training samples, ``m`` test samples, ``c`` outputs (classes), ``p``
+Symbols: ``n`` training samples, ``m`` held-out samples, ``c`` outputs (classes), ``p``
 parameters, ``r`` rank, ``T`` steps, ``B`` batch size, ``eta`` learning rate, ``mu``
 momentum, ``Theta`` the empirical kernel ``J J^T`` with ``J = df/dw`` at the weights where
 the model is linearised, ``lam`` its eigenvalues. Outputs are ``[n, c]``, flattened
@@ -8,7 +8,7 @@ sample-major to ``n*c``. Fields carry their unit: ``_steps``, ``_epochs``, ``_s`
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import jax
@@ -42,6 +42,8 @@ class Task:
         x: Inputs, first axis ``n``.
         y: Labels ``[n]`` (integers in ``0..c-1``) or targets ``[n, c]``.
         loss: ``"cross_entropy"`` or ``"mse"``.
+        held_out: ``(x, y)`` of ``m`` samples like those above, which are not trained on:
+            curves are read on them too.
 
     Raises:
         InputError: Shapes, labels, dtypes or values that cannot be trained on.
@@ -52,19 +54,14 @@ class Task:
     x: Any
     y: Any
     loss: LossName = "cross_entropy"
+    held_out: tuple[Any, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(LossName):
             raise InputError(
                 f"loss must be one of {', '.join(get_args(LossName))}, got {self.loss!r}"
             )
-        n = len(self.x)
-        if n == 0 or len(self.y) != n:
-            raise InputError(
-                f"x and y must hold the same number of samples, at least one; "
-                f"got {n} and {len(self.y)}"
-            )
-        _require_finite("x", self.x)
+        _require_samples("x", self.x, "y", self.y)
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             name = "weights " + jax.tree_util.keystr(path)
             if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
@@ -79,29 +76,55 @@ class Task:
                 f"apply_fn must map x[n, ...] to f[n, c]; one sample gave shape {out.shape}"
             )
         c = out.shape[1]
-        y = np.asarray(self.y)
-        if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
-            if y.min() < 0 or y.max() >= c:
-                raise InputError(
-                    f"labels must lie in 0..{c - 1} (the model has {c} outputs), got "
-                    f"{y.min()}..{y.max()}; renumber them or give the head more outputs"
-                )
-        elif y.ndim == 2 and y.shape[1] == c:
-            _require_finite("y", y)
-        else:
-            raise InputError(
-                f"y must be integer labels [n] or targets [n, {c}], got shape {y.shape} "
-                f"of {y.dtype}"
-            )
+        _require_answers("y", self.y, c)
+        if self.held_out is not None:
+            self._require_held_out(*self.held_out, c)
         if self.loss == "cross_entropy" and c < 2:
             raise InputError(
                 "cross_entropy needs at least 2 outputs, got 1; use loss='mse'"
             )
 
+    def _require_held_out(self, x: Any, y: Any, c: int) -> None:
+        _require_samples("held-out x", x, "held-out y", y)
+        shapes = np.shape(x)[1:], np.shape(self.x)[1:]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"held-out x must have samples of the shape of those trained on, "
+                f"{shapes[1]}, got {shapes[0]}"
+            )
+        _require_answers("held-out y", y, c)
+
     @property
     def n(self) -> int:
-        """Number of samples."""
+        """Number of samples that are trained on."""
         return len(self.x)
+
+    @property
+    def m(self) -> int:
+        """Number of samples that are held out."""
+        return 0 if self.held_out is None else len(self.held_out[0])
+
+    @property
+    def parts(self) -> "tuple[Task, ...]":
+        """The samples that are trained on and, where there are any, those held out."""
+        if self.held_out is None:
+            return (self,)
+        x, y = self.held_out
+        return replace(self, held_out=None), replace(self, x=x, y=y, held_out=None)
+
+    @property
+    def joint(self) -> "Task":
+        """All samples as one task: those that are trained on, then those held out."""
+        if self.held_out is None:
+            return self
+        x, y = (
+            np.concatenate([np.asarray(values) for values in pair])
+            for pair in (
+                (self.x, self.held_out[0]),
+                [part.targets for part in self.parts],
+            )
+        )
+        return replace(self, x=x, y=y, held_out=None)
 
     @property
     def c(self) -> int:
@@ -141,7 +164,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class Curve:
-    """Loss and accuracy on the whole training set along a run, predicted or measured.
+    """Loss and accuracy along a run, predicted or measured, on the whole training set.
 
     ``steps`` are the optimiser steps at which the curve was read (step 0 is before the
     first update), ``seconds`` the training time needed to get there, without compilation
@@ -160,6 +183,8 @@ class Curve:
     """Seconds by part, compilation apart; what a record keeps."""
     flops: float = 0.0
     """Floating-point operations it took, counted and not measured."""
+    held_out: "Curve | None" = None
+    """The same run read at the same steps on the samples held out, where there are any."""
     planned_steps: int | None = None
     """Steps of the full run, where a rule stopped this one before its end."""
 
@@ -172,6 +197,33 @@ class Curve:
     def budget_steps(self) -> int:
         """The last step that was read."""
         return int(self.steps[-1])
+
+
+def _require_samples(x_name: str, x: Any, y_name: str, y: Any) -> None:
+    if len(x) == 0 or len(y) != len(x):
+        raise InputError(
+            f"{x_name} and {y_name} must hold the same number of samples, at least one; "
+            f"got {len(x)} and {len(y)}"
+        )
+    _require_finite(x_name, x)
+
+
+def _require_answers(name: str, y: Any, c: int) -> None:
+    """Labels or targets of a model of ``c`` outputs."""
+    y = np.asarray(y)
+    if y.ndim == 1 and np.issubdtype(y.dtype, np.integer):
+        if y.min() < 0 or y.max() >= c:
+            raise InputError(
+                f"labels must lie in 0..{c - 1} (the model has {c} outputs), got "
+                f"{y.min()}..{y.max()} in {name}; renumber them or give the head more outputs"
+            )
+    elif y.ndim == 2 and y.shape[1] == c:
+        _require_finite(name, y)
+    else:
+        raise InputError(
+            f"{name} must be integer labels [n] or targets [n, {c}], got shape {y.shape} "
+            f"of {y.dtype}"
+        )
 
 
 def _require_finite(name: str, values: Any) -> None:

@@ -133,3 +133,25 @@ def test_read_task_reads_what_was_sampled():
     assert plain.sha256 == task.sha256
     other = data.read_task(digits, classes=("3", "8"), per_class=5, seed=3)
     assert plain.sha256 != other.sha256
+
+
+def test_held_out_pictures_are_the_next_ones():
+    alone = choose(classes=3, per_class=4, seed=5)
+    got = choose(classes=3, per_class=4, held_out=2, seed=5)
+    larger = choose(classes=3, per_class=6, seed=5)
+    assert (alone.held_out, alone.trained) == (0, 12)
+    assert (got.held_out, got.trained) == (6, 12)
+    np.testing.assert_array_equal(got.indices[: got.trained], alone.indices)
+    np.testing.assert_array_equal(got.indices, larger.indices)
+    np.testing.assert_array_equal(np.bincount(got.labels[got.trained :]), [2] * 3)
+
+
+def test_held_out_pictures_must_be_there():
+    with pytest.raises(
+        InputError, match=r"21 pictures \(6 held out\), class '.' has 20"
+    ) as e:
+        choose(classes=3, per_class=15, held_out=6)
+    assert "lower --per-class or --held-out" in str(e.value)
+    for wrong in ({"per_class": 3, "held_out": -1}, {"held_out": 2}):
+        with pytest.raises(InputError, match="held-out pictures of each class must not"):
+            choose(classes=3, **wrong)

@@ -27,6 +27,13 @@ class Sample:
     class_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     seed: int
+    held_out: int = 0
+    """So many at the end are further pictures, not to be trained on."""
+
+    @property
+    def trained(self) -> int:
+        """How many come before them."""
+        return len(self.indices) - self.held_out
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ def sample(
     per_class: int | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
+    held_out: int = 0,
 ) -> Sample:
     """Choose classes, and pictures of each.
 
@@ -78,11 +86,13 @@ def sample(
         per_class: Pictures of each class; ``None`` for all that there are.
         seed: 0 or larger.
         names: Names of the classes; by default their numbers.
+        held_out: Further pictures of each class, after all others: those that a larger
+            ``per_class`` would take next. Needs a ``per_class``.
 
     Raises:
         InputError: More classes than there are, one that is unknown or named twice, a
-            class with fewer than ``per_class`` pictures, a ``per_class`` or a seed that
-            makes no sense.
+            class with fewer than ``per_class + held_out`` pictures, a ``per_class``,
+            ``held_out`` or seed that makes no sense.
 
     Cost: one pass over the labels, and a sort of each chosen class.
     """
@@ -90,13 +100,19 @@ def sample(
         raise InputError(f"seed must lie in 0..2**63-1, got {seed}")
     if per_class is not None and per_class < 1:
         raise InputError(f"pictures per class must be at least 1, got {per_class}")
+    if held_out < 0 or (held_out and per_class is None):
+        raise InputError(
+            "held-out pictures of each class must not be negative, and come after a number "
+            f"of pictures per class, got {held_out} after {per_class}"
+        )
     counts = np.bincount(labels, minlength=len(names) if names else 0)
     names = tuple(names) if names else tuple(str(k) for k in range(len(counts)))
     ids = _class_ids(counts, names, classes, seed)
-    few = [k for k in ids if counts[k] < (per_class or 1)]
+    wanted = None if per_class is None else per_class + held_out
+    few = [k for k in ids if counts[k] < (wanted or 1)]
     if few:
-        raise _too_few(counts, names, few, per_class or 1)
-    chosen = [_shuffled(np.flatnonzero(labels == k), seed, k)[:per_class] for k in ids]
+        raise _too_few(counts, names, few, wanted or 1, held_out)
+    chosen = [_shuffled(np.flatnonzero(labels == k), seed, k)[:wanted] for k in ids]
     rank = np.concatenate([np.arange(len(part)) for part in chosen])
     renumbered = np.repeat(np.arange(len(ids)), [len(part) for part in chosen])
     in_turn = np.lexsort((renumbered, rank))
@@ -106,6 +122,7 @@ def sample(
         class_ids=tuple(ids),
         class_names=tuple(names[k] for k in ids),
         seed=seed,
+        held_out=len(ids) * held_out,
     )
 
 
@@ -117,6 +134,7 @@ def read_task(
     seed: int = 0,
     image_size: int | None = None,
     channels: int | None = None,
+    held_out: int = 0,
 ) -> TaskPictures:
     """Sample a task from a source and read its pictures, and no others.
 
@@ -127,6 +145,7 @@ def read_task(
         seed: As in :func:`sample`.
         image_size: Side in pixels; ``None`` keeps the size that they have.
         channels: 1 or 3; ``None`` is 1 where all the pictures read are grey, else 3.
+        held_out: As in :func:`sample`.
 
     Raises:
         InputError: As :func:`sample` and :meth:`Pictures.read`.
@@ -137,6 +156,7 @@ def read_task(
         per_class=per_class,
         seed=seed,
         names=pictures.classes,
+        held_out=held_out,
     )
     stored = pictures.stored(chosen.indices)
     return TaskPictures(
@@ -189,16 +209,19 @@ def _class_id(names: tuple[str, ...], entry: str | int) -> int:
 
 
 def _too_few(
-    counts: np.ndarray, names: tuple[str, ...], few: list[int], wanted: int
+    counts: np.ndarray, names: tuple[str, ...], few: list[int], wanted: int, held_out: int
 ) -> InputError:
     worst = min(few, key=lambda k: counts[k])
     there = int(counts[worst])
     also = f" and {len(few) - 1} more have too few" if len(few) > 1 else ""
     enough = int((counts >= wanted).sum())
     lower = f"pass --per-class {there} or fewer, or " if there else ""
+    of_which = ""
+    if held_out:
+        lower, of_which = "lower --per-class or --held-out, or ", f" ({held_out} held out)"
     return InputError(
-        f"every class must have {wanted} pictures, class {names[worst]!r} has {there}"
-        f"{also}; {lower}choose among the {enough} classes that have enough"
+        f"every class must have {wanted} pictures{of_which}, class {names[worst]!r} has "
+        f"{there}{also}; {lower}choose among the {enough} classes that have enough"
     )
 
 

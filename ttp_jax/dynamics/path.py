@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ttp_jax.reading import Readings
+
 BANDS = (0.7, 0.95)
 """Coverage of the bands around a curve."""
 QUANTILES = tuple(
@@ -71,6 +73,15 @@ class Path:
     loss_quantiles: Mapping[float, np.ndarray] | None = None
     """Over random paths, by level; ``None`` where there is one path."""
     accuracy_quantiles: Mapping[float, np.ndarray] | None = None
+    held_out: Readings | None = None
+    """On the samples that are not trained on; all else is of those that are."""
+
+    @property
+    def trained(self) -> Readings:
+        """On the samples that are trained on."""
+        return Readings(
+            self.loss, self.accuracy, self.loss_quantiles, self.accuracy_quantiles
+        )
 
 
 def quantiles(values: Float[np.ndarray, "paths t"]) -> dict[float, np.ndarray]:

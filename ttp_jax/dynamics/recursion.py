@@ -15,7 +15,8 @@ class State(NamedTuple):
     ``f = f_0 - Theta alpha - shrink q_0 - coast u_0``; the weights are
     ``(1 - shrink) w_0 - J^T alpha - coast v_0``; velocity ``u = J v``,
     ``v = J^T beta + pull w_0 + speed v_0``. With weight decay toward other weights ``w``
-    read ``w_0 - w`` for ``w_0`` where it is shrunk and where it pulls.
+    read ``w_0 - w`` for ``w_0`` where it is shrunk and where it pulls. Outputs and velocity
+    may have more rows than the samples that are trained on, coefficients have theirs.
     """
 
     f: Array
@@ -28,9 +29,9 @@ class State(NamedTuple):
     speed: Array
 
     @classmethod
-    def at_the_start(cls, f0: Array, u0: Array) -> "State":
-        """Nothing moved yet."""
-        zero, none = jnp.zeros_like(f0), jnp.zeros(())
+    def at_the_start(cls, f0: Array, u0: Array, n: int) -> "State":
+        """Nothing moved yet; the first ``n`` samples are trained on."""
+        zero, none = jnp.zeros_like(f0[:n]), jnp.zeros(())
         return cls(f0, u0, zero, zero, none, none, none, jnp.ones(()))
 
 
@@ -52,11 +53,11 @@ def step(
 
     Args:
         state: Before the step.
-        theta: Kernel ``[n, c, n c]``.
-        targets: Targets ``[n, c]``.
+        theta: Kernel ``[n, c, (n + m) c]`` of the samples that are trained on with all.
+        targets: Targets of the former ``[n, c]``.
         origin: From :meth:`ttp_jax.SGD.decay_origin`.
         eta: Learning rate of the step.
-        batch: Rows of the mini-batch, ``None`` for all.
+        batch: Rows of the mini-batch, ``None`` for all ``n``.
         mu: Momentum.
         weight_decay: ``wd``.
         loss: ``"mse"`` or ``"cross_entropy"``.
@@ -65,16 +66,16 @@ def step(
     """
     n, c = targets.shape
     if batch is None:
-        coefficients = losses.gradient(loss, state.f, targets) / n
-        image = (coefficients.reshape(-1) @ theta.reshape(n * c, n * c)).reshape(n, c)
+        coefficients = losses.gradient(loss, state.f[:n], targets) / n
+        image = coefficients.reshape(-1) @ theta.reshape(n * c, -1)
     else:
         g = losses.gradient(loss, state.f[batch], targets[batch]) / len(batch)
-        image = jnp.einsum("bck,bc->k", theta[batch], g).reshape(n, c)
+        image = jnp.einsum("bck,bc->k", theta[batch], g)
         # add: with replacement an index can come twice
         coefficients = jnp.zeros_like(targets).at[batch].add(g)
     # The gradient's image under J, and its parts along J^T, w_0 and v_0.
     gradient = (
-        image + weight_decay * (origin + state.f),
+        image.reshape(state.f.shape) + weight_decay * (origin + state.f),
         coefficients - weight_decay * state.alpha,
         along_q0 * weight_decay * (1 - state.shrink),
         -weight_decay * state.coast,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import loss_and_accuracy
+from ttp_jax.reading import Readings, of_both
 from ttp_jax.types import LossName
 
 
@@ -27,9 +27,9 @@ class Segment:
 
     first: int
     last: int
-    loss: Float[np.ndarray, " t"]
-    """At each step, ``first`` and ``last`` with it."""
-    accuracy: Float[np.ndarray, " t"]
+    curves: tuple[Readings, ...]
+    """At each step, ``first`` and ``last`` with it, of the samples that are trained on and,
+    where there are any, of those held out. All else is of the former."""
     moved: Float[np.ndarray, " t"]
     """``|f - f_first|``."""
     outputs: Float[np.ndarray, "n c"]
@@ -43,17 +43,17 @@ class Segment:
 
 
 def segment(
-    theta: Float[np.ndarray, "nc nc"],
-    f0: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
+    theta: Float[np.ndarray, "nc kc"],
+    f0: Float[np.ndarray, "k c"],
+    targets: Float[np.ndarray, "k c"],
     sgd: SGD,
     *,
     loss: LossName,
     steps: int,
     first: int,
     last: int,
-    u0: Float[np.ndarray, "n c"] | None = None,
-    q0: Float[np.ndarray, "n c"] | None = None,
+    u0: Float[np.ndarray, "k c"] | None = None,
+    q0: Float[np.ndarray, "k c"] | None = None,
     seed: int = 0,
     farthest: float = np.inf,
 ) -> Segment:
@@ -63,9 +63,10 @@ def segment(
     ends where it is told, and leaves what the weights need for going there.
 
     Args:
-        theta: Kernel at the weights of step ``first``.
+        theta: Kernel at the weights of step ``first``, rows those of the ``n`` samples that
+            are trained on and columns those of all ``k``, the former first.
         f0: Outputs there.
-        targets: Targets ``[n, c]``.
+        targets: Targets ``[k, c]``.
         sgd: The optimiser.
         loss: ``"mse"`` or ``"cross_entropy"``.
         steps: ``T`` of the whole path, which schedule and stream are made for.
@@ -76,16 +77,17 @@ def segment(
         seed: Of the stream of mini-batches.
         farthest: The segment ends where ``|f - f0|`` is that much; it has one step at least.
 
-    Cost: ``B n c^2`` multiply-adds a step, in float64. One compiled loop for all segments
+    Cost: ``B k c^2`` multiply-adds a step, in float64. One compiled loop for all segments
     of a path, whatever their length.
 
     Breaks when: the model leaves its linearisation, which only the model itself can tell.
     """
-    batches = sgd.batches(len(f0), steps, seed)
+    n = len(theta) // f0.shape[1]
+    batches = sgd.batches(n, steps, seed)
     with jax.enable_x64(True):
         f64 = partial(jnp.asarray, dtype=jnp.float64)
         state, end, curves = _loop(
-            f64(theta).reshape(*f0.shape, f0.size),
+            f64(theta).reshape(n, -1, f0.size),
             f64(f0),
             f64(targets),
             f64(sgd.decay_origin(f0, q0)),
@@ -100,14 +102,15 @@ def segment(
             loss=loss,
             nesterov=sgd.nesterov,
         )
-        loss_of, accuracy, moved = (np.asarray(c)[first : int(end) + 1] for c in curves)
+        read, moved = jax.tree.map(
+            lambda values: np.asarray(values)[first : int(end) + 1], curves
+        )
         return Segment(
             first,
             int(end),
-            loss_of,
-            accuracy,
+            tuple(Readings(*pair) for pair in read),
             moved,
-            outputs=np.asarray(state.f),
+            outputs=np.asarray(state.f[:n]),
             alpha=np.asarray(state.alpha),
             beta=np.asarray(state.beta),
             shrink=float(state.shrink),
@@ -135,12 +138,14 @@ def _loop(
     loss,
     nesterov,
 ):
+    n = len(theta)
+
     def step(carry):
         k, state, curves = carry
         new = recursion.step(
             state,
             theta,
-            targets,
+            targets[:n],
             origin,
             rates[k],
             None if batches is None else batches[k],
@@ -153,16 +158,19 @@ def _loop(
         return k + 1, new, noted(curves, k + 1, new.f)
 
     def noted(curves, k, f):
-        seen = (*loss_and_accuracy(loss, f, targets), jnp.linalg.norm(f - f0))
-        return tuple(c.at[k].set(v) for c, v in zip(curves, seen, strict=True))
+        moved = jnp.linalg.norm(f[:n] - f0[:n])
+        seen = (of_both(loss, f, targets, n), moved)
+        return jax.tree.map(lambda c, v: c.at[k].set(v), curves, seen)
 
     def goes_on(carry):
-        k, _, (_, _, moved) = carry
+        k, _, (_, moved) = carry
         near = moved[k] < farthest  # false for NaN: a path that diverged has ended
         return (k < last) & (near | (k == first))
 
-    empty = (jnp.zeros(len(rates) + 1),) * 3
+    series = jnp.zeros(len(rates) + 1)
+    groups = 2 if len(f0) > n else 1
+    empty = (((series, series),) * groups, series)
     k, state, curves = jax.lax.while_loop(
-        goes_on, step, (first, State.at_the_start(f0, u0), noted(empty, first, f0))
+        goes_on, step, (first, State.at_the_start(f0, u0, n), noted(empty, first, f0))
     )
     return state, k, curves

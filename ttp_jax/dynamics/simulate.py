@@ -14,7 +14,7 @@ from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.path import Path, Waypoint, quantiles
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import loss_and_accuracy, read_steps
+from ttp_jax.reading import Readings, of_both, read_steps
 from ttp_jax.types import InputError, LossName
 
 OTHER_SEEDS = 1_000_003
@@ -22,19 +22,19 @@ OTHER_SEEDS = 1_000_003
 
 
 def simulate(
-    theta: Float[np.ndarray, "nc nc"],
-    f0: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
+    theta: Float[np.ndarray, "nc kc"],
+    f0: Float[np.ndarray, "k c"],
+    targets: Float[np.ndarray, "k c"],
     sgd: SGD,
     *,
     loss: LossName,
     steps: int,
-    q0: Float[np.ndarray, "n c"] | None = None,
+    q0: Float[np.ndarray, "k c"] | None = None,
     seed: int = 0,
     every: int = 1,
     paths: int = 1,
     first: int = 0,
-    u0: Float[np.ndarray, "n c"] | None = None,
+    u0: Float[np.ndarray, "k c"] | None = None,
 ) -> Path:
     """SGD of ``f_0 + J (w - w_0)`` without ever forming ``w``.
 
@@ -44,12 +44,15 @@ def simulate(
     ``u <- mu u + G;  f <- f - eta_k (G + mu u  if nesterov else  u)``,
 
     which is the image under ``J`` of the step that :class:`SGD` describes, hence equal to
-    training the linearised model, to rounding, for any loss, sampling and schedule.
+    training the linearised model, to rounding, for any loss, sampling and schedule. Batches
+    are drawn from the first ``n`` of ``k`` samples; what is left, ``m = k - n``, is held out:
+    its outputs move by the same equations.
 
     Args:
-        theta: Kernel of the training set, ``J J^T``.
+        theta: Kernel ``J J^T``, rows those of the ``n`` samples that are trained on and
+            columns those of all ``k``. Square where none is held out.
         f0: Outputs at the start.
-        targets: Targets ``[n, c]``.
+        targets: Targets ``[k, c]``.
         sgd: The optimiser.
         loss: ``"mse"`` or ``"cross_entropy"``.
         steps: ``T``.
@@ -67,13 +70,14 @@ def simulate(
     Raises:
         InputError: Arguments out of range.
 
-    Cost: ``T B n c^2`` multiply-adds a path in float64; memory that of ``theta``. Runs as
+    Cost: ``T B k c^2`` multiply-adds a path in float64; memory that of ``theta``. Runs as
     one compiled ``lax.scan``.
 
     Breaks when: the linearised model leaves the true one. This solver is exact for the
     linearised model alone.
     """
-    n, c = f0.shape
+    k, c = f0.shape
+    n = len(theta) // c
     read = read_steps(steps, every)
     read = read[read >= first] - first
     origin = sgd.decay_origin(f0, q0)
@@ -83,8 +87,8 @@ def simulate(
         if batches is not None:
             per_step["batch"] = jnp.asarray(batches[first:])
         f64 = partial(jnp.asarray, dtype=jnp.float64)
-        (end, waypoint), (curve_loss, curve_accuracy) = _scan(
-            f64(theta).reshape(n, c, n * c),
+        (end, waypoint), curves = _scan(
+            f64(theta).reshape(n, c, k * c),
             f64(f0),
             f64(targets),
             f64(origin),
@@ -96,20 +100,25 @@ def simulate(
             nesterov=sgd.nesterov,
             along_q0=q0 is not None,
         )
+        trained, *held_out = (
+            Readings(np.asarray(loss_of)[read], np.asarray(accuracy)[read])
+            for loss_of, accuracy in curves
+        )
         path = Path(
             steps=read + first,
-            loss=np.asarray(curve_loss)[read],
-            accuracy=np.asarray(curve_accuracy)[read],
-            outputs=np.asarray(end.f),
+            loss=trained.loss,
+            accuracy=trained.accuracy,
+            outputs=np.asarray(end.f[:n]),
             alpha=np.asarray(end.alpha).reshape(-1),
             shrink=float(end.shrink),
             coast=float(end.coast),
             waypoint=waypoint.settled(),
+            held_out=held_out[0] if held_out else None,
         )
     if paths < 2 or batches is None:
         return path
     begin = seed + OTHER_SEEDS
-    values = streams(
+    trained, *held_out = streams(
         theta,
         f0,
         targets,
@@ -122,34 +131,49 @@ def simulate(
         first=first,
         u0=u0,
     )
-    bands = [quantiles(value) for value in values]
-    return replace(path, loss_quantiles=bands[0], accuracy_quantiles=bands[1])
+    path = replace(path, **_bands(trained))
+    if path.held_out is None:
+        return path
+    return replace(path, held_out=replace(path.held_out, **_bands(held_out[0])))
+
+
+Streams = tuple[Float[np.ndarray, "paths t"], Float[np.ndarray, "paths t"]]
+"""Loss and accuracy of many paths."""
+
+
+def _bands(found: Streams) -> dict[str, dict[float, np.ndarray]]:
+    loss, accuracy = (quantiles(values) for values in found)
+    return {"loss_quantiles": loss, "accuracy_quantiles": accuracy}
 
 
 def streams(
-    theta: Float[np.ndarray, "nc nc"],
-    f0: Float[np.ndarray, "n c"],
-    targets: Float[np.ndarray, "n c"],
+    theta: Float[np.ndarray, "nc kc"],
+    f0: Float[np.ndarray, "k c"],
+    targets: Float[np.ndarray, "k c"],
     sgd: SGD,
     *,
     loss: LossName,
     steps: int,
     seeds: Iterable[int],
-    q0: Float[np.ndarray, "n c"] | None = None,
+    q0: Float[np.ndarray, "k c"] | None = None,
     every: int = 1,
     first: int = 0,
-    u0: Float[np.ndarray, "n c"] | None = None,
-) -> tuple[Float[np.ndarray, "paths t"], Float[np.ndarray, "paths t"]]:
+    u0: Float[np.ndarray, "k c"] | None = None,
+) -> tuple[Streams, ...]:
     """Loss and accuracy of :func:`simulate` for many seeds at once.
 
     Arguments are those of :func:`simulate`, with mini-batches.
 
-    Cost: a product of the kernel with a vector a step and path, ``(n c)^2``: all of the
+    Returns:
+        Of the samples that are trained on and, where there are any, of those held out.
+
+    Cost: a product of the kernel with a vector a step and path, ``n k c^2``: all of the
     kernel and not the columns of the batch alone, but in one matrix product for all paths.
     """
     read = read_steps(steps, every)
     read = read[read >= first] - first
-    drawn = [sgd.batches(len(f0), steps, seed) for seed in seeds]
+    n = len(theta) // f0.shape[1]
+    drawn = [sgd.batches(n, steps, seed) for seed in seeds]
     if any(batches is None for batches in drawn):
         raise InputError("streams of mini-batches need a batch size, got the full batch")
     with jax.enable_x64(True):
@@ -170,8 +194,7 @@ def streams(
             loss=loss,
             nesterov=sgd.nesterov,
         )
-        curve_loss, accuracy = (np.asarray(value)[read].T for value in values)
-    return curve_loss, accuracy
+        return jax.tree.map(lambda value: np.asarray(value)[read].T, values)
 
 
 @partial(jax.jit, static_argnames=("loss", "nesterov"))
@@ -179,7 +202,8 @@ def _scan_many(
     theta, f0, targets, origin, u0, per_step, mu, weight_decay, *, loss, nesterov
 ):
     """Loss and accuracy of many streams at once: one product with the kernel a step."""
-    n, c = f0.shape
+    c = f0.shape[1]
+    n = len(theta) // c
 
     def step(state, now):
         f, u = state
@@ -193,8 +217,8 @@ def _scan_many(
         f = f - now["eta"] * (G + mu * u if nesterov else u)
         return (f, u), read(f)
 
-    read = jax.vmap(lambda f: loss_and_accuracy(loss, f, targets))
-    f = jnp.broadcast_to(f0, (per_step["batch"].shape[1], n, c))
+    read = jax.vmap(lambda f: of_both(loss, f, targets, n))
+    f = jnp.broadcast_to(f0, (per_step["batch"].shape[1], *f0.shape))
     _, curves = jax.lax.scan(step, (f, jnp.broadcast_to(u0, f.shape)), per_step)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), read(f), curves)
 
@@ -203,12 +227,14 @@ def _scan_many(
 def _scan(
     theta, f0, targets, origin, u0, per_step, mu, weight_decay, *, loss, nesterov, along_q0
 ):
+    n = len(theta)
+
     def step(carry, now):
         state, waypoint = carry
         new = recursion.step(
             state,
             theta,
-            targets,
+            targets[:n],
             origin,
             now["eta"],
             now.get("batch"),
@@ -218,13 +244,13 @@ def _scan(
             nesterov=nesterov,
             along_q0=along_q0,
         )
-        observed = loss_and_accuracy(loss, new.f, targets)
+        observed = of_both(loss, new.f, targets, n)
         here = Waypoint(
-            new.f, new.alpha.reshape(-1), new.shrink, jnp.ones((), bool), new.coast
+            new.f[:n], new.alpha.reshape(-1), new.shrink, jnp.ones((), bool), new.coast
         )
-        return (new, waypoint.update(here, observed[0], first[0])), observed
+        return (new, waypoint.update(here, observed[0][0], first[0][0])), observed
 
-    first = loss_and_accuracy(loss, f0, targets)
-    start = State.at_the_start(f0, u0)
-    end, curves = jax.lax.scan(step, (start, Waypoint.none(f0)), per_step)
+    first = of_both(loss, f0, targets, n)
+    start = State.at_the_start(f0, u0, n)
+    end, curves = jax.lax.scan(step, (start, Waypoint.none(f0[:n])), per_step)
     return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)

@@ -150,10 +150,14 @@ class Kernel:
         )
 
     def of(self, task: Task, *, memory_budget_bytes: int | None = None) -> "Computed":
-        """The kernel of a task at its weights, for any number of predictions."""
+        """The kernel of a task at its weights, for any number of predictions.
+
+        Of the samples that are trained on and, after them, those held out.
+        """
+        x = task.joint.x
         with measured() as part:
             theta = self.compute(
-                task.apply_fn, task.params, task.x, memory_budget_bytes=memory_budget_bytes
+                task.apply_fn, task.params, x, memory_budget_bytes=memory_budget_bytes
             )
         return Computed(self, theta, part.run_s, part.compile_s)
 

@@ -1,15 +1,21 @@
-"""The picture of a run: both curves over steps."""
+"""The picture of a run: both curves over steps, and those on pictures held out."""
 
 from pathlib import Path
 
 import numpy as np
 
 from ttp_jax.records import Record
+from ttp_jax.types import Curve
 
 _STYLE = {
     "predicted": {"color": "#d1495b", "linestyle": "--", "label": "predicted, no training"},
     "measured": {"color": "#1d3557", "linestyle": "-", "label": "measured, real training"},
 }
+_HELD_OUT = {
+    "predicted": {"color": "#e9a3ac", "linestyle": "--", "label": "predicted, held out"},
+    "measured": {"color": "#7fa3c7", "linestyle": "-", "label": "measured, held out"},
+}
+"""The same hues, lighter."""
 
 
 def draw(record: Record, file: Path) -> None:
@@ -28,11 +34,10 @@ def draw(record: Record, file: Path) -> None:
     loss_axis, accuracy_axis = figure.subplots(1, 2)
     for side in ("measured", "predicted"):
         if side in record.curves:
-            curve, style = record.curves[side], _STYLE[side]
-            loss_axis.plot(curve.steps, curve.loss, **style)
-            accuracy_axis.plot(curve.steps, curve.accuracy, **style)
-            _bands(loss_axis, curve.steps, curve.loss_quantiles, style["color"])
-            _bands(accuracy_axis, curve.steps, curve.accuracy_quantiles, style["color"])
+            curve = record.curves[side]
+            _plot(loss_axis, accuracy_axis, curve, _STYLE[side])
+            if curve.held_out is not None:
+                _plot(loss_axis, accuracy_axis, curve.held_out, _HELD_OUT[side])
     start = record.result["loss_initial"]
     low, high = _log_scale(loss_axis, record)
     for epsilon in record.config["epsilon"]:
@@ -48,9 +53,14 @@ def draw(record: Record, file: Path) -> None:
                 fontsize=7,
                 color="0.4",
             )
-    loss_axis.set(xlabel="step", ylabel=f"training loss ({record.config['loss']})")
-    accuracy_axis.set(xlabel="step", ylabel="training accuracy", ylim=(0, 1.02))
-    accuracy_axis.legend(loc="lower right", frameon=False)
+    held_out = "held_out" in record.result
+    of = "" if held_out else "training "
+    loss_axis.set(xlabel="step", ylabel=f"{of}loss ({record.config['loss']})")
+    accuracy_axis.set(xlabel="step", ylabel=f"{of}accuracy", ylim=(0, 1.02))
+    if held_out:  # the lower right of the accuracy is then where it may well lie
+        loss_axis.legend(loc="best", frameon=False, fontsize=8)
+    else:
+        accuracy_axis.legend(loc="lower right", frameon=False)
     for axis in (loss_axis, accuracy_axis):
         axis.spines[["top", "right"]].set_visible(False)
     trust = record.result["trust"]
@@ -61,6 +71,14 @@ def draw(record: Record, file: Path) -> None:
         fontsize=10,
     )
     figure.savefig(file, dpi=130)
+
+
+def _plot(loss_axis, accuracy_axis, curve: Curve, style) -> None:
+    """A curve and its bands."""
+    loss_axis.plot(curve.steps, curve.loss, **style)
+    accuracy_axis.plot(curve.steps, curve.accuracy, **style)
+    _bands(loss_axis, curve.steps, curve.loss_quantiles, style["color"])
+    _bands(accuracy_axis, curve.steps, curve.accuracy_quantiles, style["color"])
 
 
 def _bands(axis, steps, quantiles, color) -> None:
@@ -78,8 +96,10 @@ def _log_scale(axis, record: Record) -> tuple[float, float]:
 
     A prediction that grows without bound is cut off rather than flattening all else.
     """
-    values = np.concatenate([curve.loss for curve in record.curves.values()])
-    top = max(curve.loss[0] for curve in record.curves.values())
+    curves = list(record.curves.values())
+    curves += [curve.held_out for curve in curves if curve.held_out is not None]
+    values = np.concatenate([curve.loss for curve in curves])
+    top = max(curve.loss[0] for curve in curves)
     values = values[np.isfinite(values) & (values > top * 1e-6)]
     low, high = values.min() * 0.7, top * 3
     axis.set_yscale("log")

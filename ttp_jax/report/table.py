@@ -1,4 +1,4 @@
-"""The table that a run prints."""
+"""The tables that a run prints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def show(record: Record, console: Console) -> None:
 
 
 def render(record: Record) -> Group:
-    """Thresholds as a table; below it what it cost and whether to believe it."""
+    """Thresholds as a table, and held-out pictures; below, the cost and whether to believe."""
     result = record.result
     both = {"predicted", "measured"} <= set(record.curves)
     table = Table(
@@ -60,7 +60,37 @@ def render(record: Record) -> Group:
         word = "trust" if trust["ok"] else "WARNING, not to be trusted"
         lines.append(Text(f"{word} (score {trust['score']:.2f}): {trust['reason']}", style))
     lines.append(Text(f"record: {result['record']}"))
-    return Group(table, *lines)
+    tables = [table, _held_out(record)] if "held_out" in result else [table]
+    return Group(*tables, *lines)
+
+
+def _held_out(record: Record) -> Table:
+    """Where the curves on pictures that are not trained on end, and where they are lowest."""
+    found = record.result["held_out"]
+    table = Table(title="pictures held out")
+    table.add_column("")
+    sides = [side for side in ("predicted", "measured") if side in record.curves]
+    for side in sides:
+        table.add_column(side, justify="right")
+
+    def number(side: str, name: str) -> str:
+        value = found[f"{side}_{name}"]
+        return "-" if value is None else f"{value:.3f}"
+
+    def best(side: str) -> str:
+        steps = found[f"{side}_best_steps"]
+        last = record.curves[side].budget_steps
+        return f"still falling at {last}" if steps is None else str(steps)
+
+    rows = {
+        "loss at the end": lambda side: number(side, "loss_final"),
+        "accuracy at the end": lambda side: number(side, "accuracy_final"),
+        "lowest loss": lambda side: number(side, "best_loss"),
+        "at step": best,
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *(cell(side) for side in sides))
+    return table
 
 
 def show_sweep(record: Record, console: Console) -> None:
