@@ -6,9 +6,9 @@
 One kernel a task gives the time to a tenth of the initial loss at every learning rate and
 batch size (:mod:`ttp_jax.sweep`); then a ladder of rates is really run at four batch sizes.
 Asked of both: which rate is the fastest, up to which rate a run is stable, how many steps a
-batch size needs at its best, and which rate makes another batch size follow the same curve. A real run that gets there counts as
-stable unless its loss has doubled on the way.
-The embedded network, 5 classes x 30 pictures of three sets, three seeds, momentum 0.9.
+batch size needs at its best, and which rate makes another batch size follow the same curve. A
+real run that gets there counts as stable unless its loss has doubled on the way. The embedded
+network, 5 classes x 30 pictures of three sets, three seeds, momentum 0.9.
 
 Expect: see below.
 """
