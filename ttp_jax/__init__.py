@@ -13,13 +13,14 @@ from ttp_jax._version import __version__
 
 if TYPE_CHECKING:
     from ttp_jax.finetune import finetune
-    from ttp_jax.optimizers import SGD
+    from ttp_jax.optimizers import SGD, Adam
     from ttp_jax.prediction import predict
     from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
     from ttp_jax.types import Curve, InputError, Task, Trust
 
 __all__ = [
     "SGD",
+    "Adam",
     "Curve",
     "InputError",
     "Task",
@@ -33,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "SGD": "optimizers",
+    "Adam": "optimizers",
     "Curve": "types",
     "InputError": "types",
     "Task": "types",
