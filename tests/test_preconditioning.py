@@ -43,7 +43,7 @@ def test_equals_the_explicit_jacobian(name, batch_size):
     task = _task(*MODELS[name]())
     adam = ttp.Adam(1e-3, eps=1e-3, batch_size=batch_size)
     f0 = np.asarray(task.apply_fn(task.params, task.x))
-    places, shares = [f0, f0 + 0.3], [0.25, 0.75]
+    places, shares = [f0, f0 + 0.3], np.array([0.25, 0.75])
     made = preconditioned(task, adam, places, shares)
     j = _jacobian(task.apply_fn, task.params, task.x)
     v = 0.0

@@ -6,19 +6,20 @@ gradient descent with momentum under the kernel ``J D J^T``, ``D = diag(1/(sqrt(
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttp_jax import losses, sampling
+from ttp_jax import losses, outputs, sampling
+from ttp_jax.dynamics.adaptive import Adapted, adapted
 from ttp_jax.kernel import empirical, taps
 from ttp_jax.optimizers import Adam
 from ttp_jax.timing import measured
-from ttp_jax.types import Params, Task
-
+from ttp_jax.types import InputError, Params, Task
 
 PLACES = 12
 """Of :func:`path_steps`."""
@@ -45,8 +46,8 @@ class Preconditioned:
 def preconditioned(
     task: Task,
     adam: Adam,
-    outputs: Sequence[Float[np.ndarray, "n c"]],
-    shares: Sequence[float],
+    places: Sequence[Float[np.ndarray, "n c"]],
+    shares: Float[np.ndarray, " k"],
     *,
     memory_budget_bytes: int | None = None,
 ) -> Preconditioned:
@@ -60,14 +61,14 @@ def preconditioned(
     Args:
         task: Model, weights, samples, loss.
         adam: The optimiser.
-        outputs: Where the gradients are taken, such as ``[f_0]``.
+        places: Outputs where the gradients are taken, such as ``[f_0]``.
         shares: ``s_k``, which sum to 1.
         memory_budget_bytes: For the kernel.
 
     Raises:
         InputError: It does not fit the memory.
 
-    Cost: that of :func:`ttp_jax.kernel.empirical.weighted_ntk`; each of the outputs adds
+    Cost: that of :func:`ttp_jax.kernel.empirical.weighted_ntk`; each of the places adds
     ``n c p`` multiply-adds to ``(n c)^2 p``.
 
     Breaks when: few gradients are not small, as of a full batch at one place: ``D`` is then
@@ -75,7 +76,7 @@ def preconditioned(
     """
     cotangents = [
         np.asarray(losses.gradient(task.loss, jnp.asarray(f), jnp.asarray(task.targets)))
-        for f in outputs
+        for f in places
     ]
     noise = 0.0
     if adam.batch_size is not None:
@@ -84,7 +85,7 @@ def preconditioned(
     moments: dict[int, list[np.ndarray]] = {}
 
     def weigh(leaf: int, blocks: list) -> np.ndarray:
-        v = _second_moments(blocks, np.stack(cotangents), np.asarray(shares), noise)
+        v = _second_moments(blocks, np.stack(cotangents), shares, noise)
         moments.setdefault(leaf, []).append(v)
         return 1 / (np.sqrt(v) + adam.eps)
 
@@ -114,6 +115,123 @@ def preconditioned(
     )
 
 
+def along_the_path(
+    task: Task,
+    adam: Adam,
+    f0: Float[np.ndarray, "n c"],
+    q0: Float[np.ndarray, "n c"] | None,
+    *,
+    steps: int,
+    seed: int = 0,
+    every: int = 1,
+    memory_budget_bytes: int | None = None,
+) -> tuple[Adapted, Preconditioned]:
+    """Adam of the linearised model under the second moments that its own path gives.
+
+    The moments at the start give a kernel and with it a rough path; their average along that
+    path (:func:`path_steps`) gives the kernel of the path that is returned. What is divided by
+    at the end of a run of up to ``1/(1 - b2)`` steps is such an average. The start alone would
+    not do: parameters whose gradient is small there and nowhere else would then be followed
+    at a rate that they never have.
+
+    Args:
+        task: Model, weights, samples, loss.
+        adam: The optimiser.
+        f0: Outputs at the start.
+        q0: Image of the decayed weights, with weight decay toward zero.
+        steps: ``T``.
+        seed: Of the stream of mini-batches.
+        every: Read loss and accuracy every so many steps.
+        memory_budget_bytes: For a kernel.
+
+    Returns:
+        The path and its kernel, whose seconds are those of both.
+
+    Raises:
+        InputError: Arguments out of range.
+
+    Cost: two kernels, ``2 (1 + 2c) F n + 2 (n c)^2 p``, and the dynamics twice.
+    """
+    common: dict[str, Any] = {"loss": task.loss, "steps": steps, "q0": q0, "seed": seed}
+    first = preconditioned(task, adam, [f0], np.ones(1), memory_budget_bytes=memory_budget_bytes)
+    places, shares = path_steps(steps)
+    rough = adapted(
+        first.theta,
+        f0,
+        task.targets,
+        adam,
+        **common,
+        every=steps,
+        energy=1.0,
+        adaptive=0.0,
+        keep=places,
+    )
+    spent_s, spent_compile_s = first.run_s, first.compile_s
+    del first  # the next kernel needs the memory
+    # A rough path that diverges tells something until it has.
+    there = np.isfinite(rough.kept).all(axis=(1, 2))
+    made = preconditioned(
+        task,
+        adam,
+        list(rough.kept[there]),
+        shares[there] / shares[there].sum(),
+        memory_budget_bytes=memory_budget_bytes,
+    )
+    found = adapted(
+        made.theta,
+        f0,
+        task.targets,
+        adam,
+        **common,
+        every=every,
+        energy=made.energy,
+        adaptive=made.adaptive,
+    )
+    return found, replace(
+        made,
+        run_s=made.run_s + spent_s,
+        compile_s=made.compile_s + spent_compile_s,
+    )
+
+
+def require_plain(refused: Sequence[str]) -> None:
+    """Raises: InputError: Options that a prediction of Adam does not have were asked for."""
+    if refused:
+        raise InputError(
+            "Adam is predicted by solver 'simulate' and the exact kernel alone, got "
+            f"{', '.join(refused)}; leave what was given there out, or take SGD"
+        )
+
+
+def cost(task: Task, *, memory_budget_bytes: int | None = None) -> empirical.KernelCost:
+    """What :func:`along_the_path` will take for its two kernels, one after the other.
+
+    Raises:
+        InputError: It does not fit the memory.
+    """
+    one = empirical.estimate(
+        task.apply_fn,
+        task.params,
+        task.x,
+        memory_budget_bytes=memory_budget_bytes,
+        weighted=True,
+    )
+    return replace(
+        one,
+        flops=2 * one.flops,
+        seconds=2 * one.seconds,
+        jacobian_passes=2 * one.jacobian_passes,
+    )
+
+
+def moved_weights(task: Task, made: Preconditioned, alpha: np.ndarray, shrink) -> Params:
+    """``w = (1 - shrink) w_0 - D J^T alpha``. Cost: one VJP a sample."""
+    shape = len(task.x), -1
+    (step,) = outputs.vjps(task.apply_fn, task.params, task.x, [alpha.reshape(shape)])
+    step = jax.tree.map(jnp.multiply, made.scale, step)
+    return outputs.minus(task.params, [(1.0, step), (float(shrink), task.params)])
+
+
 def _second_moments(
     blocks: list,
     cotangents: Float[np.ndarray, "k n c"],
@@ -127,7 +245,9 @@ def _second_moments(
     first = 0
     for block in blocks:
         last = first + len(block) // c
-        sums = _sums(jnp.asarray(block), jnp.asarray(cotangents[:, first:last], block.dtype))
+        sums = _sums(
+            jnp.asarray(block), jnp.asarray(cotangents[:, first:last], block.dtype)
+        )
         mean += np.asarray(sums[0], float) / n
         squares += np.asarray(sums[1], float) / n
         first = last
@@ -153,10 +273,8 @@ def _in_parameters(task: Task, columns: dict[int, np.ndarray]) -> Params:
     leaves, treedef = jax.tree.flatten(task.params)
     traced = taps.traced(task.apply_fn, task.params, task.x)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    columns = {leaf: jnp.asarray(v, leaves[leaf].dtype) for leaf, v in columns.items()}
-    return jax.tree.unflatten(treedef, taps.to_parameters(traced, leaves, columns))
-
-
+    moved = {leaf: jnp.asarray(v, leaves[leaf].dtype) for leaf, v in columns.items()}
+    return jax.tree.unflatten(treedef, taps.to_parameters(traced, leaves, moved))
 
 
 def path_steps(steps: int) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:

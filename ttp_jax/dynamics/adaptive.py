@@ -14,6 +14,9 @@ from ttp_jax.optimizers import Adam
 from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.types import LossName
 
+SMALLEST = 1e-12
+"""Of ``s_t``, where there is no gradient at all."""
+
 
 class Adapted(NamedTuple):
     """What becomes of a linearised model under Adam."""
@@ -81,7 +84,7 @@ def adapted(
     n, c = f0.shape
     read = read_steps(steps, every)
     batches = adam.batches(n, steps, seed)
-    slots = np.full(steps, len(keep))  # out of range: not kept
+    slots = np.full(steps, len(keep))  # one more, for all that is not kept
     slots[list(keep)] = np.arange(len(keep))
     with jax.enable_x64(True):
         per_step = {
@@ -113,7 +116,7 @@ def adapted(
             shrink=float(end.shrink),
             waypoint=waypoint.settled(),
         )
-        return Adapted(path, np.asarray(rates), np.asarray(kept))
+        return Adapted(path, np.asarray(rates), np.asarray(kept)[:-1])
 
 
 class _State(NamedTuple):
@@ -128,21 +131,20 @@ class _State(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("loss", "along_w0", "places"))
-def _scan(
-    theta, f0, targets, origin, per_step, numbers, *, loss, along_w0, places
-):
+def _scan(theta, f0, targets, origin, per_step, numbers, *, loss, along_w0, places):
     n, c = f0.shape
     b1, b2, weight_decay, energy, adaptive = numbers
 
     def step(carry, now):
         state, waypoint, kept = carry
-        kept = kept.at[now["slot"]].set(state.f, mode="drop")
+        kept = kept.at[now["slot"]].set(state.f)
         rows = now.get("batch", jnp.arange(n))
         a = losses.gradient(loss, state.f[rows], targets[rows]) / len(rows)
         image = jnp.einsum("bck,bc->k", theta[rows], a).reshape(n, c)
         t, eta = now["t"], now["eta"]
         r = b2 * state.r + (1 - b2) * jnp.sum(a * image[rows]) / energy
         s = 1 + adaptive * (jnp.sqrt(r / (1 - b2**t)) - 1)
+        s = jnp.maximum(s, SMALLEST)
         u = b1 * state.u + (1 - b1) * image
         # add: with replacement an index can come twice
         beta = (b1 * state.beta).at[rows].add((1 - b1) * a)
@@ -163,7 +165,7 @@ def _scan(
     first = loss_and_accuracy(loss, f0, targets)
     zero, none = jnp.zeros_like(f0), jnp.zeros(())
     start = _State(f0, zero, zero, zero, none, none)
-    carry = start, Waypoint.none(f0), jnp.zeros((places, n, c))
+    carry = start, Waypoint.none(f0), jnp.zeros((places + 1, n, c))
     end, (curves, rates) = jax.lax.scan(step, carry, per_step)
     curves = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)
     return end, (curves, rates)

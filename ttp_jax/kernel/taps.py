@@ -308,7 +308,7 @@ def to_parameters(
             i: traced.taps[i].product.parameter(value).swapaxes(1, 2)
             for i, value in entered.items()
         }
-        return {i: ordered.get(i, leaves[i]).ravel() for i in columns}
+        return {i: (ordered[i] if i in ordered else leaves[i]).ravel() for i in columns}
 
     @jax.jit
     def moved_back(leaves, columns):
@@ -406,9 +406,7 @@ def _dot_tap(eqn: Any, operand: int, path: Path) -> Tap:
 
 
 def _parameter_order(eqn: Any, operand: int) -> tuple[int, ...]:
-    contracted, batched = (
-        tuple(dims[operand]) for dims in eqn.params["dimension_numbers"]
-    )
+    contracted, batched = (tuple(dims[operand]) for dims in eqn.params["dimension_numbers"])
     inner = batched + contracted
     rank = eqn.invars[operand].aval.ndim
     return inner + tuple(d for d in range(rank) if d not in inner)
