@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ttp_jax import losses, outputs, sampling
 from ttp_jax.dynamics.adaptive import Adapted, adapted
@@ -23,6 +23,8 @@ from ttp_jax.types import InputError, Params, Task
 
 PLACES = 12
 """Of :func:`path_steps`."""
+DIVERGED = 10.0
+"""Times its first loss, from which on a rough path is not looked at."""
 _TINY = np.finfo(float).tiny
 
 
@@ -69,7 +71,7 @@ def preconditioned(
         InputError: It does not fit the memory.
 
     Cost: that of :func:`ttp_jax.kernel.empirical.weighted_ntk`; each of the places adds
-    ``n c p`` multiply-adds to ``(n c)^2 p``.
+    ``n c p`` multiply-adds, all together ``n c^2 p``, to ``(n c)^2 p``.
 
     Breaks when: few gradients are not small, as of a full batch at one place: ``D`` is then
     largest for parameters whose gradient happens to be zero there.
@@ -153,7 +155,9 @@ def along_the_path(
     Cost: two kernels, ``2 (1 + 2c) F n + 2 (n c)^2 p``, and the dynamics twice.
     """
     common: dict[str, Any] = {"loss": task.loss, "steps": steps, "q0": q0, "seed": seed}
-    first = preconditioned(task, adam, [f0], np.ones(1), memory_budget_bytes=memory_budget_bytes)
+    first = preconditioned(
+        task, adam, [f0], np.ones(1), memory_budget_bytes=memory_budget_bytes
+    )
     places, shares = path_steps(steps)
     rough = adapted(
         first.theta,
@@ -169,7 +173,7 @@ def along_the_path(
     spent_s, spent_compile_s = first.run_s, first.compile_s
     del first  # the next kernel needs the memory
     # A rough path that diverges tells something until it has.
-    there = np.isfinite(rough.kept).all(axis=(1, 2))
+    there = _before_it_diverges(task, rough.kept)
     made = preconditioned(
         task,
         adam,
@@ -232,6 +236,15 @@ def moved_weights(task: Task, made: Preconditioned, alpha: np.ndarray, shrink) -
     return outputs.minus(task.params, [(1.0, step), (float(shrink), task.params)])
 
 
+def _before_it_diverges(
+    task: Task, kept: Float[np.ndarray, "k n c"]
+) -> Bool[np.ndarray, " k"]:
+    targets = jnp.asarray(task.targets)
+    with np.errstate(over="ignore"):
+        loss = [float(losses.mean(task.loss, jnp.asarray(f), targets)) for f in kept]
+    return np.logical_and.accumulate(np.array(loss) <= DIVERGED * loss[0])
+
+
 def _second_moments(
     blocks: list,
     cotangents: Float[np.ndarray, "k n c"],
@@ -240,32 +253,31 @@ def _second_moments(
 ) -> Float[np.ndarray, " columns"]:
     """``v`` of some columns of the Jacobian, which come in blocks of samples."""
     n, c = cotangents.shape[1:]
-    mean = np.zeros((len(shares), blocks[0].shape[1]))
-    squares = np.zeros_like(mean)
+    # sum_k s_k (a_k J)^2 = |R J|^2 with R^T R = sum_k s_k a_k a_k^T: c rows for k places.
+    outer = np.einsum("k,knc,knd->ncd", shares, cotangents, cotangents)
+    size, axes = np.linalg.eigh(outer)
+    roots = np.sqrt(np.maximum(size, 0))[:, :, None] * axes.swapaxes(1, 2)
+    means = np.zeros((len(shares), blocks[0].shape[1]))
+    squares = np.zeros(blocks[0].shape[1])
     first = 0
     for block in blocks:
         last = first + len(block) // c
-        sums = _sums(
-            jnp.asarray(block), jnp.asarray(cotangents[:, first:last], block.dtype)
-        )
-        mean += np.asarray(sums[0], float) / n
+        here = cotangents[:, first:last], roots[first:last]
+        sums = _sums(block, *(jnp.asarray(values, block.dtype) for values in here))
+        means += np.asarray(sums[0], float) / n
         squares += np.asarray(sums[1], float) / n
         first = last
+    mean = shares @ means**2
     # Rounding must not leave a variance below zero.
-    spread = np.maximum(squares - mean**2, 0.0)
-    return shares @ (mean**2 + noise * spread)
+    return mean + noise * np.maximum(squares - mean, 0.0)
 
 
 @jax.jit
-def _sums(block, cotangents):
-    """Over samples, of their gradients and of the squares: one place after the other."""
+def _sums(block, cotangents, roots):
+    """Over samples: of their gradients at each place, and of the squares over all."""
     rows = block.reshape(cotangents.shape[1], -1, block.shape[1])
-
-    def at(a):
-        g = jnp.einsum("bc,bcp->bp", a, rows)
-        return g.sum(0), (g**2).sum(0)
-
-    return jax.lax.map(at, cotangents)
+    g = jnp.einsum("bdc,bcp->bdp", roots, rows)
+    return cotangents.reshape(len(cotangents), -1) @ block, (g**2).sum((0, 1))
 
 
 def _in_parameters(task: Task, columns: dict[int, np.ndarray]) -> Params:

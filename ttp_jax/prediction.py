@@ -433,6 +433,7 @@ def _by_preconditioned(
                     float(rate),
                 )
                 for f, rate in places
+                if np.isfinite(f).all()
             ),
             key=lambda pair: pair[0] * pair[1],
         )

@@ -1,6 +1,5 @@
 """Adam of a model linear in its parameters: where nothing adapts it is real Adam."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
