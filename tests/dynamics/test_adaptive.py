@@ -122,7 +122,7 @@ def test_real_adam_on_a_linear_model_is_met_nearly(batch_size):
     measured = finetune(task, adam, steps=100, seed=1)
     off = np.abs(np.log(found.path.loss / measured.loss)).max()
     assert measured.loss[-1] < 0.3 * measured.loss[0]
-    assert off < (0.2 if batch_size else 0.4), off
+    assert off < (0.05 if batch_size else 0.1), off
 
 
 @pytest.mark.usefixtures("x64")
