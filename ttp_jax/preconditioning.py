@@ -103,15 +103,15 @@ def preconditioned(
         v = np.concatenate(list(by_leaf.values()))
         root = np.sqrt(v)
         weight = v / (root + adam.eps)
-        energy = weight.sum()
+        energy = max(float(weight.sum()), _TINY)
         scale = _in_parameters(
             task, {leaf: 1 / (np.sqrt(v) + adam.eps) for leaf, v in by_leaf.items()}
         )
     return Preconditioned(
         theta=theta,
         scale=scale,
-        energy=float(energy),
-        adaptive=float((weight * root / (root + adam.eps)).sum() / max(energy, _TINY)),
+        energy=energy,
+        adaptive=float((weight * root / (root + adam.eps)).sum() / energy),
         run_s=part.run_s,
         compile_s=part.compile_s,
     )
