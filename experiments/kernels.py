@@ -32,6 +32,7 @@ from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Kernel
 from ttp_jax.kernel.classes import Outputs
 from ttp_jax.kernel.sketch import Projection
+from ttp_jax.optimizers import SGD
 from ttp_jax.records import Record
 from ttp_jax.types import Curve
 
@@ -98,6 +99,7 @@ def make(config: Config) -> harness.Made:
     stream = {"loss": task.loss, "steps": built.steps, "seed": config.of.seed}
 
     def curve_of(theta: np.ndarray) -> Curve:
+        assert isinstance(built.sgd, SGD)
         path = simulate(theta, f0, task.targets, built.sgd, **stream)
         steps = np.arange(built.steps + 1)
         return Curve(steps, path.loss, path.accuracy, 1.0 * steps)

@@ -88,6 +88,20 @@ def test_held_out(tmp_path, capsys):
         assert words in out
 
 
+def test_adam_and_its_decay(tmp_path, capsys):
+    options = ("--optimizer=adam", "--beta2=0.99", "--adam-eps=1e-6", "--weight-decay=0.1")
+    small = [option for option in SMALL if not option.startswith("--lr")]
+    arguments = ("compare", *small, "--lr=3e-4", *options, "--json", "--out", tmp_path)
+    status, out, _ = ttp(*arguments, capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    assert "second moments" in printed["trust"]["reason"]
+    record = records.load(tmp_path / printed["record"].split("/")[-1])
+    predicted, measured = record.curves["predicted"], record.curves["measured"]
+    assert measured.loss[-1] < 0.1 * measured.loss[0]
+    np.testing.assert_allclose(predicted.loss, measured.loss, atol=0.1)  # from 5.8
+
+
 @pytest.mark.parametrize("command", ["predict", "finetune"])
 def test_one_side_alone(command, tmp_path, capsys):
     status, out, _ = ttp(command, *SMALL, "--out", tmp_path, capsys=capsys)
@@ -139,6 +153,10 @@ def refused(*arguments, capsys, out_folder):
         (["--lr=nan"], "learning rate must be positive, got nan"),
         (["--lr=fast"], "--lr"),
         (["--momentum=1"], "momentum must lie in [0, 1)"),
+        (["--beta1=0.5"], "sgd has no beta1"),
+        (["--optimizer=adam", "--momentum=0.5"], "adam has no momentum"),
+        (["--optimizer=adam", "--adam-eps=0"], "eps must be positive"),
+        (["--optimizer=adam", "--solver=sde"], "got solver"),
         (["--epsilon", "0.1", "1.5"], "epsilon must lie between 0 and 1"),
         (["--epsilon", "0"], "epsilon must lie"),
         (["--epochs=0"], "epochs must be positive"),
@@ -275,6 +293,7 @@ def test_sweep(tmp_path, capsys):
     ("option", "said"),
     [
         ("--solver=ode", "a sweep has no solver"),
+        ("--optimizer=adam", "a sweep has no optimizer"),
         ("--epsilon=0.1 0.2", "reads one threshold"),
         ("--rate-count=1", "rate_count"),
         ("--rank=0", "rank"),

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from ttp_jax import sampling, schedules
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import SGD, Adam
 from ttp_jax.types import InputError
 
 
@@ -49,6 +49,39 @@ def test_refuses_rates(rate):
 def test_refuses_descriptions(options):
     with pytest.raises(InputError):
         SGD(**{"learning_rate": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate": 0.0},
+        {"beta1": 1.0},
+        {"beta2": -0.1},
+        {"eps": 0.0},
+        {"eps": np.inf},
+        {"weight_decay": -1.0},
+        {"batch_size": 0},
+    ],
+)
+def test_refuses_descriptions_of_adam(options):
+    with pytest.raises(InputError):
+        Adam(**{"learning_rate": 0.1, **options})
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("eta_wd", [0.0, 0.3])
+def test_stability_of_adam_is_where_a_mode_starts_to_grow(beta1, eta_wd):
+    adam = Adam(0.1, beta1, weight_decay=eta_wd)
+
+    def growth(x):  # spectral radius of (r, u) under eta lam = x, eta = 1
+        rest = 1 - eta_wd
+        return np.abs(
+            np.linalg.eigvals([[rest - (1 - beta1) * x, -beta1], [(1 - beta1) * x, beta1]])
+        ).max()
+
+    limit = (1 - adam.stability(0.0, 1.0)) * adam.stability_limit()
+    assert growth(limit * 0.999) < 1 < growth(limit * 1.001)
+    np.testing.assert_allclose(adam.stability(limit, 1.0), 1.0)
 
 
 def test_refuses_a_batch_larger_than_the_set():

@@ -13,7 +13,7 @@ from ttp_jax._version import __version__
 
 if TYPE_CHECKING:
     from ttp_jax.finetune import finetune
-    from ttp_jax.optimizers import SGD
+    from ttp_jax.optimizers import SGD, Adam
     from ttp_jax.prediction import predict
     from ttp_jax.thresholds import (
         BestStep,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD",
+    "Adam",
     "BestStep",
     "Curve",
     "InputError",
@@ -40,6 +41,7 @@ __all__ = [
 
 _HOME = {
     "SGD": "optimizers",
+    "Adam": "optimizers",
     "BestStep": "thresholds",
     "Curve": "types",
     "InputError": "types",

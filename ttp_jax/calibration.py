@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ttp_jax import outputs
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.reading import Readings, at_weights
 from ttp_jax.types import Params, Task
 
@@ -32,19 +33,28 @@ def at_the_start(task: Task) -> Start:
     return Start(task.params, None, 0, (nothing,) * len(task.parts))
 
 
-def decayed(task: Task, sgd: SGD, w: Params) -> Params:
+def decayed(task: Task, sgd: Optimizer, w: Params) -> Params:
     """What weight decay shrinks: ``w``, or ``w - w_0`` toward the initial weights."""
     if sgd.decay_toward == "initial":
         return jax.tree.map(jnp.subtract, w, task.params)
     return w
 
 
-def step_in_weights(task: Task, sgd: SGD) -> Callable:
+def at_rest(sgd: Optimizer, w: Params) -> Any:
+    """The state ``v`` of the optimiser before the first step."""
+    zeros = jax.tree.map(jnp.zeros_like, w)
+    return (zeros, zeros, 0) if isinstance(sgd, Adam) else zeros
+
+
+def step_in_weights(task: Task, sgd: Optimizer) -> Callable:
     """One step ``(w, v, eta, x, y, rows) -> (w, v)`` on rows of ``x`` and ``y``, or on all.
 
     ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)``, as
-    :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights).
+    :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights); for
+    :class:`ttp_jax.Adam` as it stands there, ``v`` being both moments and the step's number.
     """
+    if isinstance(sgd, Adam):
+        return _adam_in_weights(task, sgd)
     batch_loss = outputs.batch_loss(task)
 
     def step(w, v, eta, x, y, rows):
@@ -59,6 +69,26 @@ def step_in_weights(task: Task, sgd: SGD) -> Callable:
             moves = jax.tree.map(lambda g, a: g + sgd.momentum * a, G, v)
         w = jax.tree.map(lambda a, m: (a - eta * m).astype(a.dtype), w, moves)
         return w, v
+
+    return step
+
+
+def _adam_in_weights(task: Task, adam: Adam) -> Callable:
+    batch_loss = outputs.batch_loss(task)
+
+    def step(w, state, eta, x, y, rows):
+        m, v, t = state
+        t = t + 1
+        g = jax.grad(batch_loss)(w, x, y, rows)
+        m = jax.tree.map(lambda a, g: adam.beta1 * a + (1 - adam.beta1) * g, m, g)
+        v = jax.tree.map(lambda a, g: adam.beta2 * a + (1 - adam.beta2) * g**2, v, g)
+
+        def moved(w, m, v, pulled):
+            root = jnp.sqrt(v / (1 - adam.beta2**t)) + adam.eps
+            move = m / (1 - adam.beta1**t) / root + adam.weight_decay * pulled
+            return (w - eta * move).astype(w.dtype)
+
+        return jax.tree.map(moved, w, m, v, decayed(task, adam, w)), (m, v, t)
 
     return step
 

@@ -11,20 +11,19 @@ import optax
 from jaxtyping import Float, Int
 
 from ttp_jax import outputs
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import Adam, Optimizer
 from ttp_jax.progress import bar
 from ttp_jax.reading import at_weights, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Params, Task
 
 
-def optax_of(sgd: SGD, steps: int, params: Params) -> optax.GradientTransformation:
+def optax_of(sgd: Optimizer, steps: int, params: Params) -> optax.GradientTransformation:
     """The optimiser in optax, reading the same learning rates as the dynamics.
 
     ``params`` are the initial weights, toward which the decay may go.
     """
     rates = jnp.asarray(sgd.learning_rates(steps))
-    momentum = sgd.momentum or None
     decay = optax.add_decayed_weights(sgd.weight_decay)
     if sgd.decay_toward == "initial":
         decay = optax.stateless(
@@ -32,6 +31,14 @@ def optax_of(sgd: SGD, steps: int, params: Params) -> optax.GradientTransformati
                 lambda g, a, b: g + sgd.weight_decay * (a - b), gradient, w, params
             )
         )
+    if isinstance(sgd, Adam):
+        # What optax.adamw is made of, but for weights other than zero to decay toward.
+        return optax.chain(
+            optax.scale_by_adam(sgd.beta1, sgd.beta2, sgd.eps),
+            decay,
+            optax.scale_by_learning_rate(lambda k: rates[k]),
+        )
+    momentum = sgd.momentum or None
     return optax.chain(
         decay,
         optax.sgd(lambda k: rates[k], momentum=momentum, nesterov=sgd.nesterov),
@@ -40,7 +47,7 @@ def optax_of(sgd: SGD, steps: int, params: Params) -> optax.GradientTransformati
 
 def finetune(
     task: Task,
-    sgd: SGD,
+    sgd: Optimizer,
     *,
     steps: int,
     seed: int = 0,

@@ -13,37 +13,16 @@ from ttp_jax.types import InputError
 DecayToward = Literal["zero", "initial"]
 
 
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent with momentum, as PyTorch and ``optax.sgd`` define it.
-
-    ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)`` with
-    ``g`` the gradient of the mean loss of the batch and ``v_0 = 0``.
-
-    Args:
-        learning_rate: A number, an array ``[T]`` or an optax schedule.
-        momentum: ``mu`` in [0, 1).
-        nesterov: Nesterov's form of the momentum step.
-        weight_decay: ``wd``, on every trained parameter.
-        batch_size: ``B``; ``None`` for the full batch.
-        sampling: ``"shuffle"``, ``"without_replacement"`` or ``"with_replacement"``; of no
-            effect with the full batch.
-        decay_toward: ``"zero"``, or ``"initial"``: ``wd (w - w_0)`` in the place of ``wd w``.
-    """
+class _MiniBatches:
+    """What every optimiser here has: rates, a stream of mini-batches, and weight decay."""
 
     learning_rate: schedules.LearningRate
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    batch_size: int | None = None
-    sampling: _sampling.Sampling = "shuffle"
-    decay_toward: DecayToward = "zero"
+    weight_decay: float
+    batch_size: int | None
+    sampling: _sampling.Sampling
+    decay_toward: DecayToward
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if self.nesterov and self.momentum == 0:
-            raise InputError("nesterov needs a momentum above 0, got 0")
         if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise InputError(f"weight decay must not be negative, got {self.weight_decay}")
         if self.decay_toward not in get_args(DecayToward):
@@ -88,6 +67,40 @@ class SGD:
             raise ValueError("weight decay toward zero needs q0 = J w_0")
         return q0 - f0
 
+
+@dataclass(frozen=True)
+class SGD(_MiniBatches):
+    """Stochastic gradient descent with momentum, as PyTorch and ``optax.sgd`` define it.
+
+    ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)`` with
+    ``g`` the gradient of the mean loss of the batch and ``v_0 = 0``.
+
+    Args:
+        learning_rate: A number, an array ``[T]`` or an optax schedule.
+        momentum: ``mu`` in [0, 1).
+        nesterov: Nesterov's form of the momentum step.
+        weight_decay: ``wd``, on every trained parameter.
+        batch_size: ``B``; ``None`` for the full batch.
+        sampling: ``"shuffle"``, ``"without_replacement"`` or ``"with_replacement"``; of no
+            effect with the full batch.
+        decay_toward: ``"zero"``, or ``"initial"``: ``wd (w - w_0)`` in the place of ``wd w``.
+    """
+
+    learning_rate: schedules.LearningRate
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    batch_size: int | None = None
+    sampling: _sampling.Sampling = "shuffle"
+    decay_toward: DecayToward = "zero"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if self.nesterov and self.momentum == 0:
+            raise InputError("nesterov needs a momentum above 0, got 0")
+        super().__post_init__()
+
     def at_effective_rate(self, steps: int) -> "SGD":
         """The same without momentum, at the rate ``eta/(1 - mu)``.
 
@@ -107,3 +120,64 @@ class SGD:
         if self.nesterov:
             return 2 * (1 + self.momentum) / (1 + 2 * self.momentum)
         return 2 * (1 + self.momentum)
+
+    def stability(self, curvature: float, rate: float) -> float:
+        """``eta (lam_max + wd)`` over the limit; above 1 the full batch grows."""
+        return float(rate * (curvature + self.weight_decay) / self.stability_limit())
+
+
+@dataclass(frozen=True)
+class Adam(_MiniBatches):
+    """Adam (Kingma and Ba, arXiv 1412.6980), with decoupled weight decay AdamW.
+
+    ``m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;``
+    ``w <- w - eta (m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps) + wd w)`` at step ``t`` from 1,
+    as ``optax.adamw`` (and PyTorch's ``AdamW``) define it: decay as in Loshchilov and Hutter,
+    arXiv 1711.05101, in the step and not in the gradient.
+
+    Args:
+        learning_rate: A number, an array ``[T]`` or an optax schedule.
+        beta1: ``b1`` in [0, 1).
+        beta2: ``b2`` in [0, 1).
+        eps: Added to the root of the second moment, above 0.
+        weight_decay: ``wd``, on every trained parameter.
+        batch_size: As for :class:`SGD`.
+        sampling: As for :class:`SGD`.
+        decay_toward: As for :class:`SGD`.
+    """
+
+    learning_rate: schedules.LearningRate
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    batch_size: int | None = None
+    sampling: _sampling.Sampling = "shuffle"
+    decay_toward: DecayToward = "zero"
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not (np.isfinite(self.eps) and self.eps > 0):
+            raise InputError(f"eps must be positive, got {self.eps}")
+        super().__post_init__()
+
+    def stability_limit(self) -> float:
+        """Largest stable ``eta * lam_max`` of the preconditioned curvature, full batch.
+
+        ``2 (1 + b1)/(1 - b1)``: momentum as an average is heavy-ball momentum at the rate
+        ``(1 - b1) eta`` (Cohen et al., arXiv 2207.14484).
+        """
+        return 2 * (1 + self.beta1) / (1 - self.beta1)
+
+    def stability(self, curvature: float, rate: float) -> float:
+        """``eta lam_max`` over the limit, and ``eta wd / 2``; together above 1 it grows.
+
+        Where the slowest root of ``z^2 - (1 + b1 - eta wd - (1 - b1) eta lam) z + b1 (1 -
+        eta wd)`` leaves the unit circle at -1.
+        """
+        return float(rate * (curvature / self.stability_limit() + self.weight_decay / 2))
+
+
+Optimizer = SGD | Adam

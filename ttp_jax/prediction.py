@@ -14,6 +14,7 @@ from ttp_jax import (
     calibration,
     extrapolation,
     outputs,
+    preconditioning,
     relinearization,
     spectrum,
     trust,
@@ -21,12 +22,12 @@ from ttp_jax import (
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
-from ttp_jax.dynamics.path import Path
+from ttp_jax.dynamics.path import WAYPOINT_LOSS, Path
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, read_steps
 from ttp_jax.timing import measured
@@ -41,7 +42,7 @@ _TIMED_SECONDS = 1.0
 
 def predict(
     task: Task,
-    sgd: SGD,
+    sgd: Optimizer,
     *,
     steps: int,
     solver: Solver = "simulate",
@@ -64,7 +65,10 @@ def predict(
 
     Args:
         task: What would be trained.
-        sgd: How.
+        sgd: How, by :class:`ttp_jax.SGD` or :class:`ttp_jax.Adam`; the latter by the solver
+            ``"simulate"`` and two exact, preconditioned kernels
+            (:mod:`ttp_jax.preconditioning`), with none of the options below but ``seed``,
+            ``every`` and ``memory_budget_bytes``.
         steps: ``T``, the last step of the curve.
         solver: ``"simulate"`` follows the mini-batches of ``seed`` exactly; ``"flow"`` is
             the closed form for the full batch under MSE; ``"moments"`` gives the expected
@@ -111,6 +115,10 @@ def predict(
     Breaks when: the model leaves its linearisation (``trust`` says so).
     """
     read = read_steps(steps, every)
+    if effective_rate and isinstance(sgd, Adam):
+        raise InputError(
+            "effective_rate is for SGD's momentum, got Adam; leave effective_rate out"
+        )
     expected = cost_ahead(
         task,
         sgd,
@@ -126,7 +134,7 @@ def predict(
         seed=seed,
         memory_budget_bytes=memory_budget_bytes,
     )
-    if effective_rate:
+    if effective_rate and isinstance(sgd, SGD):
         sgd = sgd.at_effective_rate(steps)
     whole, whole_sgd = task, sgd
     if kernel_samples is not None:
@@ -135,7 +143,7 @@ def predict(
     timings = {}
     with measured() as part, bar("real steps", None):
         start = calibration.at_the_start(task)
-        if calibrate_steps:
+        if calibrate_steps and isinstance(sgd, SGD):
             start = calibration.real_steps(
                 task,
                 sgd,
@@ -150,7 +158,9 @@ def predict(
         "seed": seed,
         "memory_budget_bytes": memory_budget_bytes,
     }
-    if relinearize is not None:
+    if isinstance(sgd, Adam):
+        found = _by_preconditioned(task, sgd, every=every, expected=expected, **common)
+    elif relinearize is not None:
         found = _by_many(
             task,
             sgd,
@@ -276,7 +286,7 @@ def _by_many(
     )
 
 
-def _dynamics_flops(task: Task, sgd: SGD, steps: int | float) -> float:
+def _dynamics_flops(task: Task, sgd: Optimizer, steps: int | float) -> float:
     return 2.0 * steps * (sgd.batch_size or task.n) * (task.n + task.m) * task.c**2
 
 
@@ -390,6 +400,83 @@ def _by_one(
     )
 
 
+def _by_preconditioned(
+    task: Task,
+    adam: Adam,
+    *,
+    steps: int,
+    every: int,
+    seed: int,
+    memory_budget_bytes: int | None,
+    expected: KernelCost,
+) -> _Found:
+    """Adam, by one linearisation and the second moments along its path."""
+    with measured() as forward, bar("outputs at the start", None):
+        f0 = outputs.at_the_start(task.apply_fn, task.params, task.x)
+        q0 = None
+        if adam.weight_decay and adam.decay_toward == "zero":
+            q0 = outputs.jvp(task.apply_fn, task.params, task.x, task.params)
+    with measured() as part, bar("kernels and dynamics (Adam)", None):
+        found, made = preconditioning.along_the_path(
+            task,
+            adam,
+            f0,
+            q0,
+            steps=steps,
+            seed=seed,
+            every=every,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+    path = found.path
+    with measured() as last, bar("linearisation gap", None):
+
+        def gap(at) -> float:
+            w = preconditioning.moved_weights(task, made, at.alpha, at.shrink)
+            f = outputs.forward(task.apply_fn, w, task.x)
+            return trust.linearization_gap(f, at.outputs, f0)
+
+        # Rates grow where gradients shrink, and with them the curvature of cross-entropy.
+        places = [(f0, found.rates[0]), (path.outputs, found.rates[-1])]
+        if path.waypoint is not None:
+            passed = np.argmax(path.loss <= WAYPOINT_LOSS * path.loss[0])
+            rate = found.rates[max(path.steps[passed], 1) - 1]
+            places.append((path.waypoint.outputs, rate))
+        curvature, rate = max(
+            (
+                (
+                    trust.largest_curvature(made.theta, f, task.targets, loss=task.loss),
+                    float(rate),
+                )
+                for f, rate in places
+                if np.isfinite(f).all()
+            ),
+            key=lambda pair: pair[0] * pair[1],
+        )
+        verdict = trust.judge(
+            curvature=curvature,
+            gap=gap(path),
+            early_gap=0.0 if path.waypoint is None else gap(path.waypoint),
+            sgd=adam,
+            peak_rate=rate,
+            predicted_loss=path.loss,
+            assumed="Adam's second moments are taken as fixed but for their size",
+        )
+    return _Found(
+        curves=(path.trained,),
+        trust=verdict,
+        timings={
+            "forward_s": forward.run_s,
+            "kernel_s": made.run_s,
+            "solve_s": part.run_s - made.run_s,
+            "trust_s": last.run_s,
+        },
+        compile_s=forward.compile_s + part.compile_s + last.compile_s,
+        flops=expected.flops
+        + 9 * expected.forward_flops_per_sample * task.n
+        + _dynamics_flops(task, adam, 2 * steps),
+    )
+
+
 def _path(
     solver: Solver,
     problem: tuple,
@@ -419,7 +506,7 @@ def _path(
 
 def cost_ahead(
     task: Task,
-    sgd: SGD,
+    sgd: Optimizer,
     *,
     steps: int,
     solver: Solver = "simulate",
@@ -448,6 +535,19 @@ def cost_ahead(
     read_steps(steps, every)
     sgd.learning_rates(steps)
     sgd.batches(task.n, 1, 0)
+    if isinstance(sgd, Adam):
+        asked = {
+            "solver": solver != "simulate",
+            "paths": paths != 0,
+            "noise": noise != "exact",
+            "calibrate_steps": calibrate_steps != 0,
+            "relinearize": relinearize is not None,
+            "kernel_samples": kernel_samples is not None,
+            "held_out": task.m != 0,
+            "kernel": kernel not in ("exact", Kernel()),
+        }
+        preconditioning.require_plain([name for name, there in asked.items() if there])
+        return preconditioning.cost(task, memory_budget_bytes=memory_budget_bytes)
     if solver == "flow":
         require_closed_form(sgd, task.loss)
     elif solver == "moments" or noise != "exact":
@@ -521,7 +621,7 @@ def _described(kernel: KernelName | Kernel | Computed) -> Kernel:
     return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
 
 
-def step_seconds(task: Task, sgd: SGD, *, at_most: int) -> tuple[float, int]:
+def step_seconds(task: Task, sgd: Optimizer, *, at_most: int) -> tuple[float, int]:
     """Median seconds of one training step of this task, compilation apart; samples it took.
 
     Of a real step it has everything but the schedule; its result is thrown away. A batch of
@@ -532,7 +632,7 @@ def step_seconds(task: Task, sgd: SGD, *, at_most: int) -> tuple[float, int]:
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     rows = jnp.arange(size)
     w = jax.tree.map(jnp.asarray, task.params)
-    v = jax.tree.map(jnp.zeros_like, w)
+    v = calibration.at_rest(sgd, w)
     eta = 1e-3
     step = calibration.step_in_weights(task, sgd)
     compiled = jax.jit(step).lower(w, v, eta, x, y, rows).compile()

@@ -18,7 +18,7 @@ from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.classes import Outputs
-from ttp_jax.optimizers import SGD, DecayToward
+from ttp_jax.optimizers import SGD, Adam, DecayToward, Optimizer
 from ttp_jax.prediction import Solver, cost_ahead, predict
 from ttp_jax.sampling import Sampling
 from ttp_jax.types import (
@@ -66,16 +66,24 @@ class Config:
     """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
     loss: LossName = "cross_entropy"
     """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd, or adam (adamw with weight decay)."""
     lr: float = 1.5e-4
     """Learning rate, of the mean loss of a batch."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the run."""
     momentum: float = 0.9
-    """Momentum."""
+    """Momentum, of sgd."""
     nesterov: bool = False
     """Nesterov's form of it."""
+    beta1: float = 0.9
+    """Decay of adam's average gradient."""
+    beta2: float = 0.999
+    """Decay of adam's average square."""
+    adam_eps: float = 1e-8
+    """Added to the root of adam's average square."""
     weight_decay: float = 0.0
-    """Weight decay, on every trained weight."""
+    """Weight decay, on every trained weight; of adam the decoupled one."""
     decay_toward: DecayToward = "zero"
     """Weights that it pulls to: zero, or initial for those at the start."""
     batch_size: int | None = 25
@@ -128,7 +136,7 @@ class Built:
     """A configuration made concrete."""
 
     task: Task
-    sgd: SGD
+    sgd: Optimizer
     steps: int
     every: int
     provenance: dict[str, Any]
@@ -151,7 +159,7 @@ def build(config: Config) -> Built:
     Raises:
         InputError: Anything that cannot be used.
     """
-    sgd = _sgd(config)
+    sgd = _optimizer(config)
     network = models.load(
         config.model, weights=config.weights, image_size=config.image_size, seed=config.seed
     )
@@ -233,16 +241,34 @@ def _last_frozen(config: Config) -> str | None:
     return None if config.freeze_until.lower() == "none" else config.freeze_until
 
 
-def _sgd(config: Config) -> SGD:
-    return SGD(
-        learning_rate=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        batch_size=config.batch_size,
-        sampling=config.sampling,
-        decay_toward=config.decay_toward,
-    )
+_OF_ONE = {
+    "sgd": ("beta1", "beta2", "adam_eps"),
+    "adam": ("momentum", "nesterov", "effective_rate"),
+}
+"""Options that an optimiser has no use for."""
+
+
+def _optimizer(config: Config) -> Optimizer:
+    default = Config()
+    unused = [
+        name
+        for name in _OF_ONE[config.optimizer]
+        if getattr(config, name) != getattr(default, name)
+    ]
+    if unused:
+        raise InputError(
+            f"{config.optimizer} has no {', '.join(unused)}; leave out what it has not, or "
+            "take the other optimizer"
+        )
+    common: dict[str, Any] = {
+        "weight_decay": config.weight_decay,
+        "batch_size": config.batch_size,
+        "sampling": config.sampling,
+        "decay_toward": config.decay_toward,
+    }
+    if config.optimizer == "adam":
+        return Adam(config.lr, config.beta1, config.beta2, config.adam_eps, **common)
+    return SGD(config.lr, config.momentum, config.nesterov, **common)
 
 
 def _affordable_every(read: int, batch_size: int) -> int:
@@ -349,7 +375,9 @@ def run(
     curves: dict[str, Curve] = {}
     if command != "finetune":
         shared = {}
-        if kernels is not None and not config.calibrate_steps:
+        # Adam's kernels are its own.
+        alike = config.optimizer == "sgd" and not config.calibrate_steps
+        if kernels is not None and alike:
             shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
         curves["predicted"] = predict(
             built.task,

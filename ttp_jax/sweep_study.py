@@ -25,7 +25,8 @@ HALVINGS = 8
 """Of the rate, to where a prediction is trusted."""
 _FIXED = (
     "solver", "paths", "heads", "noise", "effective_rate", "calibrate_steps", "relinearize",
-    "kernel_samples", "smoothing", "every", "held_out",
+    "kernel_samples", "smoothing", "every", "held_out", "optimizer", "beta1", "beta2",
+    "adam_eps",
 )  # fmt: skip
 """Options of a prediction that a sweep does not have."""
 

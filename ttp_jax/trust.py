@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import losses
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.types import LossName, Trust
 
 GAP_LIMIT = 0.5
@@ -86,14 +86,15 @@ def judge(
     curvature: float,
     gap: float,
     early_gap: float,
-    sgd: SGD,
+    sgd: Optimizer,
     peak_rate: float,
     predicted_loss: Float[np.ndarray, " t"],
     doubt: float = 0.0,
+    assumed: str = "",
 ) -> Trust:
     """Put what is known without training into one line.
 
-    ``stability = eta (lam_max + wd) / limit`` of the optimiser (:meth:`SGD.stability_limit`);
+    ``stability = eta (lam_max + wd) / limit`` of the optimiser (:meth:`SGD.stability`);
     above 1 the linearised dynamics grow where the true run would often recover. ``score =
     1/(1 + x^2)`` with ``x`` the largest of ``gap/GAP_LIMIT``, ``early_gap/EARLY_GAP_LIMIT``
     and ``doubt/DOUBT_LIMIT``, halved where the step is unstable or the predicted loss grows: an
@@ -108,6 +109,7 @@ def judge(
         predicted_loss: Of the curve.
         doubt: Of its extrapolation from few samples, where there was one
             (:class:`ttp_jax.extrapolation.Extrapolated`).
+        assumed: What else the prediction takes for granted, said at the end of the line.
     """
     at_rate = stability(curvature, sgd, peak_rate)
     limit = sgd.stability_limit()
@@ -146,7 +148,7 @@ def judge(
     return Trust(
         ok=not warnings,
         score=float(score),
-        reason="; ".join(warnings) or fine,
+        reason="; ".join([*(warnings or [fine]), *([assumed] if assumed else [])]),
         stability=at_rate,
         gap=gap,
         early_gap=early_gap,
@@ -209,6 +211,6 @@ def grows(loss: Float[np.ndarray, " t"]) -> bool:
     )
 
 
-def stability(curvature: float, sgd: SGD, peak_rate: float) -> float:
+def stability(curvature: float, sgd: Optimizer, peak_rate: float) -> float:
     """``eta (lam_max + wd)`` over the limit of the optimiser; above 1 its full batch grows."""
-    return float(peak_rate * (curvature + sgd.weight_decay) / sgd.stability_limit())
+    return sgd.stability(curvature, peak_rate)

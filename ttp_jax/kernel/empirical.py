@@ -15,6 +15,8 @@ from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, taps
 from ttp_jax.types import ApplyFn, InputError, Params
 
 Implementation = Literal["ttp", "nt_jacobian_contraction", "nt_vector_products"]
+Weigh = Callable[[int, list], np.ndarray]
+"""From a parameter's leaf and its columns to their weights: :func:`weighted_ntk`."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,42 @@ def layerwise_ntk(
     return {name: shares[name] for name in dict.fromkeys(names) if name in shares}
 
 
+def weighted_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    weigh: Weigh,
+    *,
+    memory_budget_bytes: int | None = None,
+) -> Float[np.ndarray, "nc nc"]:
+    """A kernel ``J diag(w) J^T`` whose weights are read off the Jacobian itself.
+
+    Args:
+        apply_fn: As for :func:`empirical_ntk`.
+        params: Pytree of the parameters to differentiate.
+        x: Inputs, first axis ``n``.
+        weigh: From a parameter's leaf and blocks ``[rows, columns]`` of its Jacobian, in
+            the order of the samples, to the weights ``[columns]``, none negative. A
+            parameter that does not fit the memory comes in parts, one after the other; the
+            order of its columns is that of :func:`ttp_jax.kernel.taps.to_parameters`.
+        memory_budget_bytes: As for :func:`empirical_ntk`.
+
+    Raises:
+        InputError: It does not fit the budget, or the inputs are no such model.
+
+    Cost: that of :func:`empirical_ntk` where the columns of every parameter are made:
+    ``(1 + 2c) F n`` and ``(n c)^2 p``. As a model of its own, with its parameters multiplied
+    by ``sqrt(w)``, it would be dearer: the products stand between a parameter and the one
+    equation that uses it.
+    """
+    n, c = _check(apply_fn, params, x, "ttp")
+    budget = memory.resolve_budget(memory_budget_bytes)
+    if 8 * (n * c) ** 2 > budget:
+        raise fitting.too_small(8 * (n * c) ** 2 - budget)
+    with jax.default_matmul_precision("highest"):
+        return _own(apply_fn, params, x, n, c, budget, lambda leaf: 0, weigh)[0]
+
+
 def estimate(
     apply_fn: ApplyFn,
     params: Params,
@@ -155,10 +193,12 @@ def estimate(
     *,
     implementation: Implementation = "ttp",
     memory_budget_bytes: int | None = None,
+    weighted: bool = False,
 ) -> KernelCost:
     """Memory, operations and time of :func:`empirical_ntk`, in a fraction of a second.
 
-    Arguments and errors are those of :func:`empirical_ntk`. For neural-tangents' two the
+    Arguments and errors are those of :func:`empirical_ntk`; ``weighted``: of
+    :func:`weighted_ntk`. For neural-tangents' two the
     memory is that of all Jacobians together, where one block holds all samples.
     """
     n, c = _check(apply_fn, params, x, implementation)
@@ -170,7 +210,8 @@ def estimate(
     p = sum(v.size for v in jax.tree.leaves(params))
     passes = 1
     if implementation == "ttp":
-        made = plan.make(taps.traced(apply_fn, params, x), n=n, c=c, budget_bytes=budget)
+        traced = taps.traced(apply_fn, params, x)
+        made = plan.make(traced, n=n, c=c, budget_bytes=budget, by_columns=weighted)
         passes, gram_flops, used = made.jacobian_passes, made.flops_gram, made.memory_bytes
     elif implementation == "nt_jacobian_contraction":
         gram_flops, used = 2.0 * (n * c) ** 2 * p, size + 8 * n * c * p
@@ -204,11 +245,12 @@ def _own(
     c: int,
     budget: int,
     share_of: Callable[[int], Hashable],
+    weigh: Weigh | None = None,
 ) -> dict[Hashable, np.ndarray]:
     """The kernel in shares: each parameter leaf adds to that which ``share_of`` names."""
     model = programs.shape_of(params), x.shape[1:], x.dtype
     traced = taps.traced(apply_fn, params, x)
-    made = plan.make(traced, n=n, c=c, budget_bytes=budget)
+    made = plan.make(traced, n=n, c=c, budget_bytes=budget, by_columns=weigh is not None)
     leaves = [jnp.asarray(v) for v in jax.tree.leaves(params)]
     shares: dict[Hashable, gram.Gram] = {}
     with progress.bar("kernel", n * made.jacobian_passes) as advance:
@@ -243,10 +285,11 @@ def _own(
                     _add(
                         shares[share],
                         made,
-                        factor.kind,
+                        factor,
                         traced.taps.get(factor.leaf),
                         [f.pop(factor.leaf) for f in found],
                         columns,
+                        weigh,
                     )
     return {name: share.finish() for name, share in shares.items()}
 
@@ -293,17 +336,32 @@ def _held(
 def _add(
     total: gram.Gram,
     made: plan.Plan,
-    kind: factors.Kind,
+    factor: factors.Factor,
     tap: taps.Tap | None,
     parts: list,
     columns: slice | None,
+    weigh: Weigh | None,
 ) -> None:
-    if tap is None or kind == "rows":
+    if weigh is not None:
+        if columns is not None:
+            parts = [part[:, columns] for part in parts]
+        _add_weighted(total, parts, weigh(factor.leaf, parts), made.panel_columns)
+    elif tap is None or factor.kind == "rows":
         total.add(parts, columns)
-    elif kind == "slices":
+    elif factor.kind == "slices":
         _add_slices(total, tap.product, parts, made.panel_columns)
     else:
         pairs.add(total, tap.product, parts, made.n, made.c)
+
+
+def _add_weighted(
+    total: gram.Gram, parts: list, weight: np.ndarray, panel_columns: int
+) -> None:
+    """``J diag(weight) J^T``, a panel at a time: a whole scaled copy would need the memory."""
+    root = np.sqrt(weight)
+    for first in range(0, len(root), panel_columns):
+        panel = slice(first, first + panel_columns)
+        total.add([part[:, panel] * root[panel] for part in parts])
 
 
 def _add_slices(

@@ -41,8 +41,10 @@ class Plan:
     """Left for the program of one chunk."""
 
 
-def make(traced: taps.Traced, *, n: int, c: int, budget_bytes: int) -> Plan:
-    """The plan for a kernel.
+def make(
+    traced: taps.Traced, *, n: int, c: int, budget_bytes: int, by_columns: bool = False
+) -> Plan:
+    """The plan for a kernel; ``by_columns``: one that has use for the Jacobian itself.
 
     Raises:
         InputError: The kernel ``8 (n c)^2`` and the work on one sample exceed the budget.
@@ -58,12 +60,14 @@ def make(traced: taps.Traced, *, n: int, c: int, budget_bytes: int) -> Plan:
     if free < smallest:
         raise fitting.too_small(smallest - free)
     chosen: dict[int, Kind] = {
-        i: _cheaper(traced.taps[i].product, n, c) for i in traced.taps
+        i: "rows" if by_columns else _cheaper(traced.taps[i].product, n, c)
+        for i in traced.taps
     }
     chosen |= dict.fromkeys(traced.loose, "rows")
     flops = sum(_gram_flops(traced, i, chosen[i], n, c) for i in chosen)
     held = free * (1 - CHUNK_SHARE)
-    if sum(_held_bytes(traced, i, k, n, c) for i, k in chosen.items()) > held:
+    needed = sum(_held_bytes(traced, i, k, n, c) for i, k in chosen.items())
+    if needed > held and not by_columns:
         # Storing inputs and cotangents instead of what they multiply to, where smaller.
         for i in traced.taps:
             if chosen[i] == "rows" and _held_bytes(traced, i, "slices", n, c) < 0.7 * (

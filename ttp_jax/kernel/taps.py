@@ -74,6 +74,10 @@ class Product:
         """The derivative by the output as ``[groups, positions, fan_out]``."""
         raise NotImplementedError
 
+    def parameter(self, value: jax.Array) -> jax.Array:
+        """The parameter in the order of its gradient, ``[groups, fan_in, fan_out]``."""
+        raise NotImplementedError
+
     def projected(self, values: jax.Array, matrix: jax.Array) -> jax.Array:
         """Patches of many samples times ``matrix[groups, fan_in, d]``.
 
@@ -88,6 +92,8 @@ class MatrixProduct(Product):
 
     order: tuple[int, ...]
     """Dimensions of the input: batched, free, contracted."""
+    parameter_order: tuple[int, ...]
+    """Dimensions of the parameter: batched, contracted, free."""
     input_first: bool
 
     def patches(self, value: jax.Array) -> jax.Array:
@@ -103,6 +109,11 @@ class MatrixProduct(Product):
             return value.reshape(self.groups, self.positions, self.fan_out)
         return value.reshape(self.groups, self.fan_out, self.positions).swapaxes(1, 2)
 
+    def parameter(self, value: jax.Array) -> jax.Array:
+        """See :class:`Product`."""
+        value = value.transpose(self.parameter_order)
+        return value.reshape(self.groups, self.fan_in, self.fan_out)
+
 
 @dataclass(frozen=True)
 class Convolution(Product):
@@ -111,6 +122,8 @@ class Convolution(Product):
     input_dims: tuple[int, ...]
     """Dimensions of the input: batch, spatial, channels; likewise of the output."""
     output_dims: tuple[int, ...]
+    parameter_dims: tuple[int, ...]
+    """Dimensions of the kernel: spatial, input channels, output channels."""
     window: tuple[int, ...]
     extent: tuple[int, ...]
     """Spatial size of the output."""
@@ -147,6 +160,12 @@ class Convolution(Product):
         """See :class:`Product`."""
         value = value.transpose(self.output_dims)
         return value.reshape(self.positions, self.groups, self.fan_out).swapaxes(0, 1)
+
+    def parameter(self, value: jax.Array) -> jax.Array:
+        """See :class:`Product`."""
+        value = value.transpose(self.parameter_dims)
+        value = value.reshape(self.fan_in, self.groups, self.fan_out)
+        return value.swapaxes(0, 1)
 
     def projected(self, values: jax.Array, matrix: jax.Array) -> jax.Array:
         """See :class:`Product`; a convolution, which never makes the patches."""
@@ -219,12 +238,18 @@ def trace(apply_fn: ApplyFn, params: Params, x: Any) -> Traced:
 
 
 def run(
-    traced: Traced, leaves: Sequence[jax.Array], zeros: dict[int, jax.Array], x_i: jax.Array
+    traced: Traced,
+    leaves: Sequence[jax.Array],
+    zeros: dict[int, jax.Array],
+    x_i: jax.Array,
+    *,
+    read_parameters: bool = False,
 ) -> tuple[jax.Array, dict[int, jax.Array]]:
     """Runs the model on one sample with ``zeros`` added at the taps.
 
     Returns:
-        The outputs ``f_i[c]``, and the inputs of the tapped equations, both by leaf.
+        The outputs ``f_i[c]``, and by leaf the inputs of the tapped equations, or the
+        parameters as they enter them.
     """
     at: dict[Path, list[int]] = {}
     for leaf in zeros:
@@ -251,13 +276,46 @@ def run(
                 if not eqn.primitive.multiple_results:
                     out = [out]
             for leaf in at.get(here, ()):
-                recorded[leaf] = values[traced.taps[leaf].other]
+                other = traced.taps[leaf].other
+                recorded[leaf] = values[1 - other if read_parameters else other]
                 out = [out[0] + zeros[leaf]]
             env.update(zip(eqn.outvars, out, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
     (f,) = evaluate(traced.closed.jaxpr, traced.closed.consts, [*leaves, x_i], ())
     return f, recorded
+
+
+def to_parameters(
+    traced: Traced, leaves: Sequence[jax.Array], columns: dict[int, jax.Array]
+) -> list[jax.Array]:
+    """Values by column of the Jacobian, in the shapes of the parameters they belong to.
+
+    Columns of a tapped parameter are in the order ``[groups, fan_out, fan_in]``. Between it
+    and the parameter stand reorderings alone, whose derivative is their inverse. Parameters
+    without columns get zeros.
+    """
+    sample = traced.closed.in_avals[-1]
+
+    def in_columns(leaves):
+        zeros = {
+            i: jnp.zeros(tap.output.shape, tap.output.dtype)
+            for i, tap in traced.taps.items()
+        }
+        x_i = jnp.zeros(sample.shape, sample.dtype)
+        _, entered = run(traced, leaves, zeros, x_i, read_parameters=True)
+        ordered = {
+            i: traced.taps[i].product.parameter(value).swapaxes(1, 2)
+            for i, value in entered.items()
+        }
+        return {i: (ordered[i] if i in ordered else leaves[i]).ravel() for i in columns}
+
+    @jax.jit
+    def moved_back(leaves, columns):
+        like, back = jax.vjp(in_columns, leaves)
+        return back(jax.tree.map(lambda v, a: v.astype(a.dtype), columns, like))[0]
+
+    return moved_back(list(leaves), columns)
 
 
 def _callee(eqn: Any) -> tuple[Any, Sequence[Any]]:
@@ -340,10 +398,18 @@ def _dot_tap(eqn: Any, operand: int, path: Path) -> Tap:
         fan_in=fan_in,
         fan_out=out.size // (groups * positions),
         order=batched + free + contracted,
+        parameter_order=_parameter_order(eqn, operand),
         input_first=other == 0,
     )
     output = jax.ShapeDtypeStruct(out.shape, out.dtype)
     return Tap(path, other, output, aval.size, product)
+
+
+def _parameter_order(eqn: Any, operand: int) -> tuple[int, ...]:
+    contracted, batched = (tuple(dims[operand]) for dims in eqn.params["dimension_numbers"])
+    inner = batched + contracted
+    rank = eqn.invars[operand].aval.ndim
+    return inner + tuple(d for d in range(rank) if d not in inner)
 
 
 def _conv_tap(eqn: Any, path: Path) -> Tap | None:
@@ -363,6 +429,7 @@ def _conv_tap(eqn: Any, path: Path) -> Tap | None:
         fan_out=out.shape[numbers.out_spec[1]] // groups,
         input_dims=_channels_last(numbers.lhs_spec),
         output_dims=_channels_last(numbers.out_spec),
+        parameter_dims=(*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]),
         window=window,
         extent=extent,
         strides=tuple(p["window_strides"]),
