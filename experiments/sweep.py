@@ -276,17 +276,24 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             x, y = np.array(stable).T
             spread = np.exp(np.linspace(-0.06, 0.06, len(x)))
             axes[0, 2].plot(y * spread, x * spread, "o", color=colour, alpha=0.6)
-    for axis, title in (
-        (axes[0, 1], "fewest steps of any rate"),
-        (axes[0, 2], "largest stable rate / limit of the curvature"),
+    for axis, title, pairs in (
+        (axes[0, 1], "fewest steps of any rate", [row["steps"] for row in both]),
+        (
+            axes[0, 2],
+            "largest stable rate / limit of the curvature",
+            [row["largest"] for row in rows if None not in row["largest"]],
+        ),
     ):
-        low, high = (
-            min(*axis.get_xlim(), *axis.get_ylim()),
-            max(*axis.get_xlim(), *axis.get_ylim()),
+        limits = (0.7 * np.min(pairs), 1.4 * np.max(pairs)) if pairs else (0.1, 1)
+        axis.plot(limits, limits, color="0.7", linewidth=1)
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlim=limits,
+            ylim=limits,
+            xlabel="measured",
+            ylabel="predicted",
         )
-        low = max(low, 1e-3)
-        axis.plot([low, high], [low, high], color="0.7", linewidth=1)
-        axis.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted")
         axis.set_title(title, fontsize=10)
     if sizes:
         axes[0, 1].legend(fontsize=7, frameon=False)
@@ -325,6 +332,7 @@ def summary(found: Sequence[Record]) -> str:
         ["batch", "tasks", "steps predicted / measured", "error", "regret", "largest rate"],
         lines,
     )
+    text += _batches(found)
     pairs: dict[tuple[int, str], list[float]] = {}
     for record in found:
         for row in record.result["pairs"]:
@@ -347,6 +355,32 @@ def summary(found: Sequence[Record]) -> str:
         ],
     )
     return text
+
+
+def _batches(found: Sequence[Record]) -> str:
+    """Of each task, past which batch more buys nothing."""
+    lines = []
+    for record in found:
+        rows = [row for row in choices_of(record) if None not in row["steps"]]
+        if not rows:
+            continue
+        sizes = np.array([row["batch_size"] for row in rows])
+        cells = [scores.pictures_of(record), str(record.config["seed"])]
+        steps = [np.array([row["steps"][k] for row in rows], float) for k in (0, 1)]
+        cells.append(" / ".join(str(choices.useful_batch(sizes, of)) for of in steps))
+        critical = [choices.critical_batch(sizes, of) for of in steps]
+        cells.append(" / ".join("-" if v is None else f"{v:.0f}" for v in critical))
+        lines.append(cells)
+    head = [
+        "pictures",
+        "seed",
+        "smallest batch within 10 % of the fewest steps",
+        "critical",
+    ]
+    return (
+        "\nBatch sizes past which more pictures at a time buy nothing, and the critical batch "
+        "size, predicted / measured:\n\n"
+    ) + harness.table(head, lines)
 
 
 EXPERIMENT = harness.Experiment("sweep", {"smoke": smoke, "paper": paper}, run, draw)

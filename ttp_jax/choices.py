@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ttp_jax.sweep import Setting, Sweep, Times
 from ttp_jax.types import InputError
@@ -92,11 +93,9 @@ class Scaling:
     best: tuple[Choice | None, ...]
     """Of each batch size, smallest first; ``None`` where none gets there."""
     useful: int | None
-    """Smallest batch whose steps are within :data:`USEFUL` of the fewest of all."""
+    """See :func:`useful_batch`; ``None`` where no batch gets there."""
     critical: float | None
-    """``B_crit = E_min/S_min`` of ``S(B) = S_min (1 + B_crit/B)`` (McCandlish et al., arXiv
-    1812.06162), by least squares on ``1/B``; ``None`` with fewer than two batch sizes, or
-    where steps do not fall with the batch."""
+    """See :func:`critical_batch`."""
 
 
 def scaling(sweep: Sweep, times: Times) -> Scaling:
@@ -108,14 +107,30 @@ def scaling(sweep: Sweep, times: Times) -> Scaling:
         return Scaling(best, None, None)
     sizes = np.array([choice.setting.batch_size or sweep.n for choice in there])
     steps = np.array([choice.steps for choice in there], float)
-    useful = int(sizes[steps <= USEFUL * steps.min()].min())
-    critical = None
-    if len(there) > 1:
-        # Relative errors: a step more of ten is as much as ten of a hundred.
-        slope, least = np.polyfit(1 / sizes, steps, 1, w=1 / np.maximum(steps, 1))
-        if slope > 0 and least > 0:
-            critical = float(slope / least)
-    return Scaling(best, useful, critical)
+    return Scaling(best, useful_batch(sizes, steps), critical_batch(sizes, steps))
+
+
+def useful_batch(sizes: Int[np.ndarray, " s"], steps: Float[np.ndarray, " s"]) -> int:
+    """The smallest batch whose steps are within :data:`USEFUL` of the fewest of all."""
+    return int(sizes[steps <= USEFUL * steps.min()].min())
+
+
+def critical_batch(
+    sizes: Int[np.ndarray, " s"], steps: Float[np.ndarray, " s"]
+) -> float | None:
+    """``B_crit = E_min/S_min`` of ``S(B) = S_min (1 + B_crit/B)``.
+
+    McCandlish et al. (arXiv 1812.06162); by least squares of relative errors on ``1/B``. There
+    steps and samples are both twice their least.
+
+    Returns:
+        ``None`` with fewer than two batch sizes, or where steps do not fall with the batch.
+    """
+    if len(sizes) < 2:
+        return None
+    # Relative errors: a step more of ten is as much as ten of a hundred.
+    slope, least = np.polyfit(1 / sizes, steps, 1, w=1 / np.maximum(steps, 1))
+    return float(slope / least) if slope > 0 and least > 0 else None
 
 
 def paired_rate(sweep: Sweep, index: Index, batch_size: int | None) -> float:
