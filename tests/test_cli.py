@@ -91,7 +91,16 @@ def test_held_out(tmp_path, capsys):
 def test_adam_and_its_decay(tmp_path, capsys):
     options = ("--optimizer=adam", "--beta2=0.99", "--adam-eps=1e-6", "--weight-decay=0.1")
     small = [option for option in SMALL if not option.startswith("--lr")]
-    arguments = ("compare", *small, "--lr=3e-4", *options, "--json", "--out", tmp_path)
+    arguments = (
+        "compare",
+        *small,
+        "--lr=3e-4",
+        "--seed=1",
+        *options,
+        "--json",
+        "--out",
+        tmp_path,
+    )
     status, out, _ = ttp(*arguments, capsys=capsys)
     assert status == 0
     printed = json.loads(out)

@@ -544,7 +544,8 @@ def cost_ahead(
             "relinearize": relinearize is not None,
             "kernel_samples": kernel_samples is not None,
             "held_out": task.m != 0,
-            "kernel": kernel not in ("exact", Kernel()),
+            "kernel": isinstance(kernel, Computed)
+            or (described.name, described.outputs) != ("exact", "full"),
         }
         preconditioning.require_plain([name for name, there in asked.items() if there])
         return preconditioning.cost(task, memory_budget_bytes=memory_budget_bytes)
