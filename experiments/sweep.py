@@ -10,7 +10,13 @@ batch size needs at its best, and which rate makes another batch size follow the
 real run that gets there counts as stable unless its loss has doubled on the way. The embedded
 network, 5 classes x 30 pictures of three sets, three seeds, momentum 0.9.
 
-Expect: see below.
+Expect: the steps that a batch size needs at its best rate 18 to 24 % off at the median, mostly
+predicted too few; the rate that is predicted to be best takes 0 to 17 % more steps than the
+really best one at the median (1.5 times at most, and with the full batch one of nine never gets
+there); real runs stable to once to twice the curvature's limit, where the ladder ends, predicted
+ones to 0.2 to 1 of it with batches of 10 and to 0.8 to 1 with large ones; rates paired by the
+sweep bring other batch sizes nearer than the linear rule, and both much nearer than the
+square-root rule. The batch beyond which steps hardly fall is foreseen in four of nine tasks.
 """
 
 from collections.abc import Sequence
@@ -236,7 +242,9 @@ def choices_of(record: Record) -> list[dict[str, Any]]:
 
 
 def draw(found: Sequence[Record]) -> harness.Drawing:
-    """Time over rate for one task; best steps over batch size for all; the scores."""
+    """Time over rate for one task; best steps and largest rates of all; the scores."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     figure, axes = harness.canvas(11.5, 3.8, 1, 3)
     shown = found[0]
     for (size, rows), colour in zip(ladders(shown).items(), harness.COLOURS, strict=False):
@@ -294,6 +302,10 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             xlabel="measured",
             ylabel="predicted",
         )
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(FixedLocator((0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)))
+            side.set_major_formatter("{x:g}")
+            side.set_minor_locator(NullLocator())
         axis.set_title(title, fontsize=10)
     if sizes:
         axes[0, 1].legend(fontsize=7, frameon=False)
@@ -360,7 +372,7 @@ def summary(found: Sequence[Record]) -> str:
 def _batches(found: Sequence[Record]) -> str:
     """Of each task, past which batch more buys nothing."""
     lines = []
-    for record in found:
+    for record in sorted(found, key=lambda r: (scores.pictures_of(r), r.config["seed"])):
         rows = [row for row in choices_of(record) if None not in row["steps"]]
         if not rows:
             continue
