@@ -14,8 +14,8 @@ Expect: the steps that a batch size needs at its best rate 18 to 24 % off at the
 predicted too few; the rate that is predicted to be best takes 0 to 17 % more steps than the
 really best one at the median (1.5 times at most, and with the full batch one of nine never gets
 there); real runs stable to once to twice the curvature's limit (the end of the ladder), the
-predicted to 0.2 to 1 of it with batches of 10 and to 0.8 to 1 with large ones; rates paired by the
-sweep bring other batch sizes nearer than the linear rule, and both much nearer than the
+predicted to 0.2 to 1 of it with batches of 10 and to 0.8 to 1 with large ones; rates paired by
+the sweep bring other batch sizes nearer than the linear rule, and both much nearer than the
 square-root rule. The batch beyond which steps hardly fall is foreseen in four of nine tasks.
 """
 
