@@ -31,6 +31,7 @@ def test_a_linear_model_does_not_see_the_seam(loss, nesterov, weight_decay, towa
     assert found.timings["calibrate_s"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_bent_model_is_predicted_better_from_later_on():
     task = bent()

@@ -55,6 +55,7 @@ def test_compare_json(tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 def test_held_out(tmp_path, capsys):
     common = ("compare", *SMALL, "--out", tmp_path, "--held-out=4")
     status, out, _ = ttp(*common, "--json", "--paths=2", capsys=capsys)
@@ -88,6 +89,7 @@ def test_held_out(tmp_path, capsys):
         assert words in out
 
 
+@pytest.mark.slow
 def test_adam_and_its_decay(tmp_path, capsys):
     options = ("--optimizer=adam", "--beta2=0.99", "--adam-eps=1e-6", "--weight-decay=0.1")
     small = [option for option in SMALL if not option.startswith("--lr")]

@@ -41,6 +41,7 @@ def test_weights_reproduce_what_is_quadratic_in_one_over_m():
     assert weights @ value(at) == pytest.approx(value(1 / 200), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_all_samples_give_the_curve_of_all(loss):
     with jax.enable_x64(True):
@@ -85,6 +86,7 @@ def test_too_few_samples_are_warned_of():
     assert "raise kernel_samples" in curve.trust.reason
 
 
+@pytest.mark.slow
 def test_a_shared_kernel_of_few():
     whole = linear.task("cross_entropy", n=36)
     sgd = ttp.SGD(learning_rate=0.05, batch_size=6)

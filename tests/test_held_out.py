@@ -81,6 +81,7 @@ def test_equals_the_closed_form_of_explicit_jacobians():
     assert found.accuracy[-1] == pytest.approx(np.mean(hits))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("options", [{}, {"calibrate_steps": 5, "paths": 4}])
 def test_what_is_trained_on_does_not_see_it(options):

@@ -42,6 +42,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "batch_size"), [*((name, 2) for name in MODELS), ("mlp", None)]
@@ -69,6 +70,7 @@ def test_equals_the_explicit_jacobian(name, batch_size):
     np.testing.assert_allclose(made.energy, (scale * v).sum(), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_parts_of_a_parameter_change_nothing(monkeypatch):
     task = _task(*oracle.mlp(7))
@@ -112,6 +114,7 @@ def test_places_along_a_path(steps):
         np.testing.assert_allclose(shares @ places, (steps - 1) / 2)
 
 
+@pytest.mark.slow
 def test_a_prediction_of_adam_is_close_and_says_what_it_assumes():
     task = bent()
     adam = ttp.Adam(0.003, batch_size=5, weight_decay=0.01)

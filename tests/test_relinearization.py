@@ -90,6 +90,7 @@ def test_the_error_falls_with_the_tolerance(momentum, batch_size):
     assert errors[2] < 0.4 * errors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_kernel_a_step_is_training():
     task = bent()

@@ -111,6 +111,7 @@ def test_outputs_move_as_the_weights_do(loss, options):
     assert found.rates.std() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("batch_size", [5, None])
 def test_real_adam_on_a_linear_model_is_met_nearly(batch_size):

@@ -48,7 +48,9 @@ def predicted_path(task, sgd, *, seed, every=1, paths=1):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize(
+    "loss", [pytest.param("mse", marks=pytest.mark.slow), "cross_entropy"]
+)
 @pytest.mark.parametrize(
     ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)]
 )

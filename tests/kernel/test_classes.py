@@ -28,6 +28,7 @@ def test_shares_sum_to_the_whole(model, by):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_share_is_the_kernel_of_its_layer():
     apply_fn, params, x, _ = oracle.reference(oracle.mlp)

@@ -112,6 +112,7 @@ def _unusual(name):
     return apply_fn, params, rng.standard_normal(x_shape)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [n for n in UNUSUAL if n != "cond"])
 def test_any_use_of_the_parameters(name):
@@ -185,6 +186,7 @@ def _plan_with_kind(kind):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("model", [oracle.resnet, oracle.mlp])
 @pytest.mark.parametrize("n", [1, 7])
