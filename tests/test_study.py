@@ -46,6 +46,7 @@ def test_a_shared_kernel_changes_nothing_and_counts_for_each(tmp_path, monkeypat
         assert len(computed) == count + 1
 
 
+@pytest.mark.slow
 def test_options_left_alone_name_no_run(tmp_path):
     """What a run of the defaults is called, since before there were held-out pictures."""
     record, _ = study.run("predict", SMALL, out=tmp_path, say=lambda line: None)

@@ -27,7 +27,11 @@ GRID = sweep.Grid(
 @pytest.mark.parametrize(
     ("loss", "common"),
     [
-        ("mse", {"weight_decay": 0.03, "decay_toward": "initial"}),
+        pytest.param(
+            "mse",
+            {"weight_decay": 0.03, "decay_toward": "initial"},
+            marks=pytest.mark.slow,
+        ),
         (
             "cross_entropy",
             {"nesterov": True, "weight_decay": 0.03, "sampling": "with_replacement"},
