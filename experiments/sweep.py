@@ -33,6 +33,7 @@ from ttp_jax.kernel.choice import Kernel
 from ttp_jax.optimizers import SGD
 from ttp_jax.outputs import at_the_start
 from ttp_jax.records import Record
+from ttp_jax.sampling import steps_per_epoch
 from ttp_jax.sweep import Grid, Setting, Sweep, sweep
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve
@@ -98,7 +99,7 @@ def make(config: Ladder) -> harness.Made:
 
     def measured(rate: float, size: int | None, readings: int = 1, stop=None) -> Curve:
         setting = Setting(rate, MOMENTUM, size, "constant", config.epochs)
-        every = max(1, (task.n // (size or task.n)) // readings)
+        every = max(1, steps_per_epoch(task.n, size) // readings)
         sgd, steps = grid.sgd(setting, task.n), setting.steps(task.n)
         return finetune(task, sgd, steps=steps, seed=config.seed, every=every, stop=stop)
 
@@ -121,7 +122,6 @@ def make(config: Ladder) -> harness.Made:
     result = {
         "limit": limit,
         "runs": runs,
-        "sweep": _fastest(found, limit),
         "pairs": _pairs(found, config, limit, measured),
     }
     return harness.Made(result, built.provenance)
@@ -135,24 +135,6 @@ def there(curve: Curve) -> bool:
 def _read(curve: Curve, *, stable: bool) -> dict[str, Any]:
     found = time_to_threshold(curve, EPSILON, RULE)
     return {"steps": found.steps, "stable": stable, "final": float(curve.loss[-1])}
-
-
-def _fastest(found: Sweep, limit: float) -> list[dict[str, Any]]:
-    """By batch size, over all rates of the sweep: the fastest and the largest stable one."""
-    times = found.times(EPSILON, RULE)
-    largest = choices.largest_stable_rates(found)[0]
-    rows = []
-    for size, rate in zip(found.grid.batch_sizes, largest, strict=True):
-        best = choices.fastest(found, times, "steps", batch_size=size)
-        rows.append(
-            {
-                "batch_size": size,
-                "steps": best and best.steps,
-                "share": best and best.setting.learning_rate / limit,
-                "largest": rate and rate / limit,
-            }
-        )
-    return rows
 
 
 def _pairs(found: Sweep, config: Ladder, limit: float, measured) -> list[dict[str, Any]]:
@@ -181,7 +163,7 @@ def _apart(a: Curve, b: Curve, n: int, a_size: int | None, b_size: int | None) -
     """Root mean square of the difference of log losses at equal epochs."""
 
     def epochs(curve: Curve, size: int | None) -> np.ndarray:
-        return curve.steps / (n // (size or n))
+        return curve.steps / steps_per_epoch(n, size)
 
     at = np.arange(1, int(epochs(a, a_size)[-1]) + 1)
     with np.errstate(divide="ignore", invalid="ignore"):

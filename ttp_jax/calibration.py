@@ -114,7 +114,7 @@ def real_steps(
     step = jax.jit(step_in_weights(task, sgd))
     read_at, curve = at_weights(task), []
     w = jax.tree.map(jnp.asarray, task.params)
-    v = jax.tree.map(jnp.zeros_like, w)
+    v = at_rest(sgd, w)
     for k in range(calibrate_steps):
         if k in read:
             curve.append(read_at(w))

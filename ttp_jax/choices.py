@@ -1,12 +1,12 @@
 """What to choose from a sweep: the fastest setting, the largest rate, the batch, its rate."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ttp_jax.sampling import steps_per_epoch
 from ttp_jax.sweep import Setting, Sweep, Times
 from ttp_jax.types import InputError
 
@@ -51,7 +51,8 @@ def fastest(
     """
     sizes = np.array([size or sweep.n for size in sweep.grid.batch_sizes])
     samples = times.steps * sizes[:, None, None]
-    low = np.array(sweep.grid.learning_rates) <= largest_rate
+    rates = np.array(sweep.grid.learning_rates)
+    low = rates <= largest_rate
     allowed = sweep.stable & ~times.censored & low[:, None, None, None, None]
     if batch_size != "any":
         here = np.array([size == batch_size for size in sweep.grid.batch_sizes])
@@ -59,15 +60,11 @@ def fastest(
     if not allowed.any():
         return None
     cost = np.where(allowed, times.steps if by == "steps" else samples, np.inf)
-    first = min(np.argwhere(cost == cost.min()).tolist(), key=lambda i: _rate(sweep, i))
+    first = min(np.argwhere(cost == cost.min()).tolist(), key=lambda i: rates[i[0]])
     index = tuple(first)
     return Choice(
         index, sweep.grid.setting(index), int(times.steps[index]), int(samples[index])
     )
-
-
-def _rate(sweep: Sweep, index: Sequence[int]) -> float:
-    return sweep.grid.learning_rates[index[0]]
 
 
 def largest_stable_rates(sweep: Sweep) -> list[list[float | None]]:
@@ -151,7 +148,7 @@ def paired_rate(sweep: Sweep, index: Index, batch_size: int | None) -> float:
     other = list(sweep.grid.batch_sizes).index(batch_size)
 
     def epochs(steps: np.ndarray, size: int | None) -> np.ndarray:
-        return steps / (sweep.n // (size or sweep.n))
+        return steps / steps_per_epoch(sweep.n, size)
 
     at = epochs(wanted.steps, sweep.grid.setting(index).batch_size)
     apart = []
@@ -160,6 +157,5 @@ def paired_rate(sweep: Sweep, index: Index, batch_size: int | None) -> float:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             logs = np.interp(at, epochs(curve.steps, batch_size), np.log(curve.loss))
             apart.append(np.mean((logs - np.log(wanted.loss)) ** 2))
-    return float(
-        sweep.grid.learning_rates[int(np.nanargmin(np.nan_to_num(apart, nan=np.inf)))]
-    )
+    nearest = int(np.argmin(np.nan_to_num(apart, nan=np.inf)))
+    return float(sweep.grid.learning_rates[nearest])

@@ -124,10 +124,14 @@ def finetune(
             advance(step_read - begin)
             if not np.isfinite(loss[at]):
                 break
-            if stop is not None and step_read < steps:
-                if stop(_curve(read, curves, seconds, at + 1)):
-                    kept = at + 1
-                    break
+            seen = at + 1
+            if (
+                stop is not None
+                and seen < kept
+                and stop(_curve(read, curves, seconds, seen))
+            ):
+                kept = seen
+                break
     if not np.isfinite(loss[0]):
         raise InputError(
             "the loss at the start must be finite, got "

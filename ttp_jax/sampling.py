@@ -33,12 +33,22 @@ def batches(
         return np.array([rng.permutation(n)[:batch_size] for _ in range(steps)]).reshape(
             steps, batch_size
         )
-    per_epoch = n // batch_size
+    per_epoch = steps_per_epoch(n, batch_size)
     epochs = [
         rng.permutation(n)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
         for _ in range(-(-steps // per_epoch))
     ]
     return np.concatenate([np.zeros((0, batch_size), int), *epochs])[:steps]
+
+
+def steps_per_epoch(n: int, batch_size: int | None) -> int:
+    """Batches that fit into a pass over the samples; one of the full batch (``None``)."""
+    return n // (batch_size or n)
+
+
+def steps_of(epochs: int | float, n: int, batch_size: int | None) -> int:
+    """Steps of a run of so many passes: the nearest number of batches, at least one."""
+    return max(1, round(epochs * steps_per_epoch(n, batch_size)))
 
 
 def variance_factor(n: int, batch_size: int, sampling: Sampling) -> float:

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttp_jax import bands, data, evaluation, extrapolation, models, records, schedules
+from ttp_jax import (
+    bands,
+    data,
+    evaluation,
+    extrapolation,
+    models,
+    records,
+    sampling,
+    schedules,
+)
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.finetune import finetune
@@ -203,7 +212,7 @@ def build(config: Config) -> Built:
     sgd.batches(task.n, 1, 0)
     if not (np.isfinite(config.epochs) and config.epochs > 0):
         raise InputError(f"epochs must be positive, got {config.epochs}")
-    steps = max(1, round(config.epochs * (task.n // batch_size)))
+    steps = sampling.steps_of(config.epochs, task.n, batch_size)
     if config.schedule == "cosine":
         sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
     held_out = {"held_out_indices": sample.indices[n:]} if config.held_out else {}
@@ -342,15 +351,12 @@ def run(
     records.require_writable(out)
     built = build(config)
     run_id = identified(command, config, built)
-    if records.finished(out, run_id) and not force:
-        say(f"finished before, read from {out / run_id} (--force runs it again)")
-        return records.load(out / run_id), out / run_id
+    if not force and (finished := read_finished(out, run_id, say)):
+        return finished
     asked: dict[str, Any] = {
         "steps": built.steps,
         "solver": config.solver,
-        "kernel": Kernel(
-            config.kernel, config.kernel_outputs, config.sketch_dimension, config.seed
-        ),
+        "kernel": kernel_of(config),
         "every": built.every,
         "paths": config.paths,
         "noise": config.noise,
@@ -410,6 +416,23 @@ def identified(command: str, config: Config, built: Built) -> str:
     options = dataclasses.asdict(config)
     asked_for = {k: v for k, v in options.items() if v != defaults[k]}
     return records.run_id(command, asked_for, sources)
+
+
+def read_finished(
+    out: Path, run_id: str, say: Callable[[str], None]
+) -> tuple[records.Record, Path] | None:
+    """The record of a run that was finished before, and its folder; ``None`` of another."""
+    if not records.finished(out, run_id):
+        return None
+    say(f"finished before, read from {out / run_id} (--force runs it again)")
+    return records.load(out / run_id), out / run_id
+
+
+def kernel_of(config: Config) -> Kernel:
+    """The kernel that was asked for."""
+    return Kernel(
+        config.kernel, config.kernel_outputs, config.sketch_dimension, config.seed
+    )
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -6,7 +6,6 @@ carries a verdict of its own: predict those that are worth it again for their ``
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from ttp_jax import outputs, schedules, trust
 from ttp_jax.dynamics import settings
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.optimizers import SGD, DecayToward
-from ttp_jax.sampling import Sampling
+from ttp_jax.sampling import Sampling, steps_of
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve, InputError, Task, ThresholdRule
 
@@ -40,7 +39,7 @@ class Setting:
 
     def steps(self, n: int) -> int:
         """``T`` for ``n`` samples."""
-        return max(1, round(self.epochs * (n // (self.batch_size or n))))
+        return steps_of(self.epochs, n, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -232,13 +231,7 @@ def sweep(
 
     Breaks when: a setting leaves the linearisation. Larger rates and longer runs do so first.
     """
-    if rank < 1:
-        raise InputError(f"rank must be at least 1, got {rank}")
-    for index in itertools.product(
-        *(range(k) for k in grid.shape[:3]), range(len(grid.schedules)), [0]
-    ):
-        sgd = grid.sgd(grid.setting(index), task.n)
-        sgd.batches(task.n, 1, 0)
+    require_usable(grid, task.n, rank)
     task = dataclasses.replace(task, held_out=None)
     if isinstance(kernel, Computed) and len(kernel.theta) != task.n * task.c:
         raise InputError(
@@ -294,14 +287,24 @@ def sweep(
                 )
     stability = [
         [
-            trust.stability(
-                curvature, grid.sgd(grid.setting((i, j, 0, 0, 0)), task.n), rate
-            )
+            grid.sgd(grid.setting((i, j, 0, 0, 0)), task.n).stability(curvature, rate)
             for j in range(len(grid.momenta))
         ]
         for i, rate in enumerate(grid.learning_rates)
     ]
     return Sweep(grid, task.n, np.array(stability), found)
+
+
+def require_usable(grid: Grid, n: int, rank: int) -> None:
+    """Refuse what a sweep over ``n`` samples cannot do, before the kernel.
+
+    Raises:
+        InputError: A rank below 1, or a setting that is no optimiser of these samples.
+    """
+    if rank < 1:
+        raise InputError(f"rank must be at least 1, got {rank}")
+    for index in np.ndindex(*grid.shape[:3], 1, 1):
+        grid.sgd(grid.setting(index), n).batches(n, 1, 0)
 
 
 def _read(lengths: Iterable[int]) -> Int[np.ndarray, " t"]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ttp_jax import choices, outputs, records, study, trust
-from ttp_jax.kernel.choice import Computed, Kernel
+from ttp_jax.kernel.choice import Computed
 from ttp_jax.optimizers import SGD
 from ttp_jax.prediction import predict
-from ttp_jax.sweep import AXES, Grid, Schedule, Setting, Sweep, Times, sweep
+from ttp_jax.sweep import AXES, Grid, Schedule, Sweep, Times, require_usable, sweep
 from ttp_jax.timing import measured
 from ttp_jax.types import InputError, ThresholdRule
 
@@ -72,18 +72,13 @@ def run(
     records.require_writable(out)
     built = study.build(config)
     run_id = study.identified("sweep", config, built)
-    if records.finished(out, run_id) and not force:
-        say(f"finished before, read from {out / run_id} (--force runs it again)")
-        return records.load(out / run_id), out / run_id
-    # With a rate that is surely there: what the grid refuses costs no kernel.
-    first = _grid(config, built, [config.lr])
-    for size in first.batch_sizes:
-        first.sgd(Setting(config.lr, 0.0, size, "constant", 1), built.task.n).batches(
-            built.task.n, 1, 0
-        )
-    described = Kernel(
-        config.kernel, config.kernel_outputs, config.sketch_dimension, config.seed
+    if not force and (finished := study.read_finished(out, run_id, say)):
+        return finished
+    # Rates that are not given come from the kernel; all else is known before it.
+    require_usable(
+        _grid(config, built, config.rates or [config.lr]), built.task.n, config.rank
     )
+    described = study.kernel_of(config)
     task, budget = built.task, built.memory_budget_bytes
     ahead = described.cost(task.apply_fn, task.params, task.x, memory_budget_bytes=budget)
     say(f"{config.model} on {built.provenance['data']['source']}: {ahead}")
@@ -142,8 +137,6 @@ def _check(config: SweepConfig) -> None:
         )
     if config.rate_count < 2:
         raise InputError(f"rate_count must be at least 2, got {config.rate_count}")
-    if config.rank < 1:
-        raise InputError(f"rank must be at least 1, got {config.rank}")
 
 
 def _grid(config: SweepConfig, built: study.Built, rates: Sequence[float]) -> Grid:
@@ -173,7 +166,7 @@ def _rates_around_the_limit(
     f0 = outputs.at_the_start(task.apply_fn, task.params, task.x)
     curvature = trust.largest_curvature(kernel.theta, f0, task.targets, loss=task.loss)
     largest = max(
-        1 / trust.stability(curvature, SGD(1.0, mu, weight_decay=config.weight_decay), 1.0)
+        1 / SGD(1.0, mu, weight_decay=config.weight_decay).stability(curvature, 1.0)
         for mu in config.momenta
     )
     rates = np.geomspace(LOWEST * largest, HIGHEST * largest, config.rate_count)

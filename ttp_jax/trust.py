@@ -111,7 +111,7 @@ def judge(
             (:class:`ttp_jax.extrapolation.Extrapolated`).
         assumed: What else the prediction takes for granted, said at the end of the line.
     """
-    at_rate = stability(curvature, sgd, peak_rate)
+    at_rate = sgd.stability(curvature, peak_rate)
     limit = sgd.stability_limit()
     growing = grows(predicted_loss)
     warnings = []
@@ -198,7 +198,7 @@ def judge_relinearized(
         score=float(score),
         reason="; ".join(warnings)
         or f"{kernels} linearisations, the loss off by an estimated {error:.0%}",
-        stability=stability(curvature, sgd, peak_rate),
+        stability=sgd.stability(curvature, peak_rate),
         gap=gap,
         error=error,
     )
@@ -209,8 +209,3 @@ def grows(loss: Float[np.ndarray, " t"]) -> bool:
     return bool(
         not np.isfinite(loss).all() or loss[-1] > loss[0] or loss.max() > 2 * loss[0]
     )
-
-
-def stability(curvature: float, sgd: Optimizer, peak_rate: float) -> float:
-    """``eta (lam_max + wd)`` over the limit of the optimiser; above 1 its full batch grows."""
-    return sgd.stability(curvature, peak_rate)

@@ -15,11 +15,14 @@ def test_a_prefix_ends_at_its_step_and_has_no_cost():
         timings={"train_s": 3.0},
         flops=7.0,
         planned_steps=100,
+        held_out=curve([5.0, 4.0, 4.5, 5.0], [0, 10, 20, 30]),
     )
     first = prefix(whole, 25)
     assert first.steps.tolist() == [0, 10, 20]
     assert first.loss.tolist() == [4, 3, 2]
     assert first.loss_quantiles[0.15].tolist() == [0, 1, 2]
+    assert first.held_out.steps.tolist() == [0, 10, 20]
+    assert first.held_out.loss.tolist() == [5, 4, 4.5]
     assert not first.timings
     assert first.flops == first.saved_steps == 0
     assert prefix(whole, 1000).steps.tolist() == whole.steps.tolist()

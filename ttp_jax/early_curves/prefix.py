@@ -55,7 +55,16 @@ def select(curve: Curve, rows: Int[np.ndarray, " k"]) -> Curve:
         name: np.asarray(getattr(curve, name))[rows]
         for name in ("steps", "loss", "accuracy", "seconds")
     }
-    return replace(curve, **series, **bands, timings={}, flops=0.0, planned_steps=None)
+    held_out = None if curve.held_out is None else select(curve.held_out, rows)
+    return replace(
+        curve,
+        **series,
+        **bands,
+        timings={},
+        flops=0.0,
+        planned_steps=None,
+        held_out=held_out,
+    )
 
 
 def epoch_of(curve: Curve, steps_per_epoch: int) -> Int[np.ndarray, " t"]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ttp_jax.records import Record
+from ttp_jax.sampling import steps_per_epoch
 
 _MARKS = {
     "reference": ("o", "as asked for"),
@@ -107,7 +108,8 @@ def _threshold(record: Record) -> str:
 def _epochs(record: Record) -> np.ndarray:
     """Time to the threshold in passes over the samples."""
     n = record.provenance["n"]
-    per_epoch = [n // (size or n) for size in record.result["axes"]["batch_sizes"]]
+    sizes = record.result["axes"]["batch_sizes"]
+    per_epoch = [steps_per_epoch(n, size) for size in sizes]
     return record.arrays["steps"] / np.array(per_epoch)[:, None, None]
 
 

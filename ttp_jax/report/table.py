@@ -122,14 +122,7 @@ def render_sweep(record: Record) -> Group:
             "-" if trust is None else "yes" if trust["ok"] else "NO",
         )
     sizes = Table(title="by batch size")
-    for column in (
-        "batch",
-        "steps",
-        "at lr",
-        "mu",
-        "schedule",
-        "lr as asked for",
-    ):
+    for column in ("batch", "steps", "at lr", "mu", "schedule", "lr as asked for"):
         sizes.add_column(column)
     for row in result["batch_sizes"]:
         best = row["fastest"]
@@ -144,7 +137,7 @@ def render_sweep(record: Record) -> Group:
     rates.add_column("mu")
     found = result["largest_stable_rates"]
     for size in dict.fromkeys(row["batch_size"] for row in found):
-        rates.add_column(f"batch {_batch(size)}".replace("batch all", "all"))
+        rates.add_column("all" if size is None else f"batch {size}")
     for mu in dict.fromkeys(row["momentum"] for row in found):
         cells = [row["learning_rate"] for row in found if row["momentum"] == mu]
         rates.add_row(f"{mu:g}", *("none" if v is None else f"{v:.2e}" for v in cells))
