@@ -145,7 +145,7 @@ def _by_way(found: Sequence[Record]) -> list[dict[str, Record]]:
         if {"predicted", "measured"} <= set(record.curves):
             named = {
                 name: _named(study.plain(config))
-                for name, (_, config) in ways(_config(record)).items()
+                for name, (_, config) in ways(config_of(record)).items()
             }
             tasks.append(
                 {way: by_config[key] for way, key in named.items() if key in by_config}
@@ -178,7 +178,8 @@ def _named(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def _config(record: Record) -> study.Config:
+def config_of(record: Record) -> study.Config:
+    """The configuration of a study, as it was given."""
     # Tuples became lists in the file.
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

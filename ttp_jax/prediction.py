@@ -16,13 +16,15 @@ from ttp_jax import (
     outputs,
     preconditioning,
     relinearization,
+    second_look,
     spectrum,
     trust,
 )
+from ttp_jax.dynamics.adaptive import WAYPOINT_LOSS
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
-from ttp_jax.dynamics.path import WAYPOINT_LOSS, Path
+from ttp_jax.dynamics.path import Path
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
@@ -364,28 +366,27 @@ def _by_one(
     compile_s += part.compile_s
 
     # Trust is judged on what is trained on.
-    f0, targets = f0[: task.n], targets[: task.n]
-    with measured() as part, bar("linearisation gap", None):
-
-        def gap(at) -> float:
-            along = [(float(at.shrink), decayed)]
-            if start.velocity is not None:
-                along.append((float(at.coast), start.velocity))
-            w = outputs.moved_weights(
-                task.apply_fn, start.params, task.x, at.alpha.reshape(f0.shape), along
-            )
-            f = outputs.forward(task.apply_fn, w, task.x)
-            return trust.linearization_gap(f, at.outputs, f0)
-
-        verdict = trust.judge(
-            curvature=trust.largest_curvature(
-                theta[:, : f0.size], f0, targets, loss=task.loss
-            ),
-            gap=gap(path),
-            early_gap=0.0 if path.waypoint is None else gap(path.waypoint),
+    theta, k = theta[:, : task.n * task.c], task.n
+    f0, targets = f0[:k], targets[:k]
+    q0, u0 = (None if image is None else image[:k] for image in (q0, u0))
+    with measured() as part, bar("a second look", None):
+        along = [(float(path.shrink), decayed)]
+        if start.velocity is not None:
+            along.append((float(path.coast), start.velocity))
+        w = outputs.moved_weights(
+            task.apply_fn, start.params, task.x, path.alpha.reshape(f0.shape), along
+        )
+        f = outputs.forward(task.apply_fn, w, task.x)
+        looks = second_look.look_along(
+            task, sgd, start, theta, f0, steps=steps, q0=q0, u0=u0, seed=seed
+        )
+        verdict = second_look.judge(
+            looks,
+            Curve(path.steps, trained.loss, trained.accuracy, np.zeros(len(path.steps))),
+            curvature=trust.largest_curvature(theta, f0, targets, loss=task.loss),
+            gap=trust.linearization_gap(f, path.outputs, f0),
             sgd=sgd,
             peak_rate=float(sgd.learning_rates(steps).max()),
-            predicted_loss=trained.loss,
             doubt=doubt,
         )
     timings["trust_s"] = part.run_s
@@ -395,8 +396,9 @@ def _by_one(
         timings=timings,
         compile_s=compile_s + part.compile_s,
         flops=expected.flops
-        + expected.forward_flops_per_sample * (9 * task.n + task.m)
-        + _dynamics_flops(task, sgd, steps * solved),
+        + expected.forward_flops_per_sample
+        * ((5 + second_look.PASSES * len(looks)) * task.n + task.m)
+        + _dynamics_flops(task, sgd, steps * (solved + 1 + len(looks))),
     )
 
 
@@ -437,10 +439,10 @@ def _by_preconditioned(
 
         # Rates grow where gradients shrink, and with them the curvature of cross-entropy.
         places = [(f0, found.rates[0]), (path.outputs, found.rates[-1])]
-        if path.waypoint is not None:
+        if found.waypoint is not None:
             passed = np.argmax(path.loss <= WAYPOINT_LOSS * path.loss[0])
             rate = found.rates[max(path.steps[passed], 1) - 1]
-            places.append((path.waypoint.outputs, rate))
+            places.append((found.waypoint.outputs, rate))
         curvature, rate = max(
             (
                 (
@@ -452,10 +454,10 @@ def _by_preconditioned(
             ),
             key=lambda pair: pair[0] * pair[1],
         )
-        verdict = trust.judge(
+        verdict = trust.judge_by_gaps(
             curvature=curvature,
             gap=gap(path),
-            early_gap=0.0 if path.waypoint is None else gap(path.waypoint),
+            early_gap=0.0 if found.waypoint is None else gap(found.waypoint),
             sgd=adam,
             peak_rate=rate,
             predicted_loss=path.loss,

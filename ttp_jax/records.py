@@ -214,7 +214,7 @@ def _trust(about: Mapping[str, Any] | None) -> Trust | None:
     if about is None:
         return None
     numbers = ("score", "stability", "gap", "early_gap", "doubt", "error")
-    finite = {
+    finite: dict[str, Any] = {
         key: np.inf if about[key] is None else about[key] for key in numbers if key in about
     }
     return Trust(ok=about["ok"], reason=about["reason"], **finite)
@@ -226,7 +226,10 @@ def finished(out: Path, run: str) -> bool:
 
 
 def _about(curve: Curve) -> dict[str, Any]:
-    trust = None if curve.trust is None else dataclasses.asdict(curve.trust)
+    trust = None
+    if curve.trust is not None:
+        trust = dataclasses.asdict(dataclasses.replace(curve.trust, looks=None))
+        del trust["looks"]
     return {
         "timings": dict(curve.timings),
         "flops": curve.flops,

@@ -81,7 +81,7 @@ def linearization_gap(
     return float(np.linalg.norm(f_true - f_linear) / max(moved, np.finfo(float).tiny))
 
 
-def judge(
+def judge_by_gaps(
     *,
     curvature: float,
     gap: float,
@@ -89,16 +89,15 @@ def judge(
     sgd: Optimizer,
     peak_rate: float,
     predicted_loss: Float[np.ndarray, " t"],
-    doubt: float = 0.0,
     assumed: str = "",
 ) -> Trust:
-    """Put what is known without training into one line.
+    """Stability and two gaps in one line, where no more is known (Adam).
 
     ``stability = eta (lam_max + wd) / limit`` of the optimiser (:meth:`SGD.stability`);
     above 1 the linearised dynamics grow where the true run would often recover. ``score =
-    1/(1 + x^2)`` with ``x`` the largest of ``gap/GAP_LIMIT``, ``early_gap/EARLY_GAP_LIMIT``
-    and ``doubt/DOUBT_LIMIT``, halved where the step is unstable or the predicted loss grows: an
-    order of merit, not a probability.
+    1/(1 + x^2)`` with ``x`` the larger of ``gap/GAP_LIMIT`` and ``early_gap/EARLY_GAP_LIMIT``,
+    halved where the step is unstable or the predicted loss grows: an order of merit, not a
+    probability.
 
     Args:
         curvature: Largest curvature eigenvalue of the mean loss at the start.
@@ -107,53 +106,71 @@ def judge(
         sgd: The optimiser.
         peak_rate: Largest learning rate of the run.
         predicted_loss: Of the curve.
-        doubt: Of its extrapolation from few samples, where there was one
-            (:class:`ttp_jax.extrapolation.Extrapolated`).
         assumed: What else the prediction takes for granted, said at the end of the line.
     """
     at_rate = sgd.stability(curvature, peak_rate)
-    limit = sgd.stability_limit()
-    growing = grows(predicted_loss)
-    warnings = []
-    if at_rate > 1:
-        warnings.append(
-            f"UNSTABLE: eta*lam_max = {at_rate * limit:.3g} exceeds the optimiser's limit "
-            f"of {limit:.3g}; lower the learning rate"
-        )
-    if growing:
-        warnings.append("the predicted loss grows")
+    found = warnings(sgd, at_rate, predicted_loss)
     if not gap <= GAP_LIMIT:
-        warnings.append(
+        found.append(
             f"the model leaves its linearisation: gap {gap:.2f} at the end of the "
             f"prediction, at most {GAP_LIMIT} is trusted"
         )
     if not early_gap <= EARLY_GAP_LIMIT:
-        warnings.append(
+        found.append(
             f"the model leaves its linearisation early: gap {early_gap:.2f} at 0.3 of the "
             f"initial loss, at most {EARLY_GAP_LIMIT} is trusted"
         )
-    if not doubt <= DOUBT_LIMIT:
-        warnings.append(
-            f"few samples are extrapolated far: two ways differ by {doubt:.0%} of the loss, at "
-            f"most {DOUBT_LIMIT:.0%} is trusted; raise kernel_samples"
-        )
-    worst = max(gap / GAP_LIMIT, early_gap / EARLY_GAP_LIMIT, doubt / DOUBT_LIMIT)
+    worst = max(gap / GAP_LIMIT, early_gap / EARLY_GAP_LIMIT)
     score = 1.0 / (1.0 + worst**2) if np.isfinite(worst) else 0.0
-    if at_rate > 1 or growing:
+    if at_rate > 1 or grows(predicted_loss):
         score *= 0.5
     fine = (
-        f"eta*lam_max = {at_rate * limit:.3g} of {limit:.3g}, linearisation gap "
-        f"{early_gap:.2f} early, {gap:.2f} at the end"
+        f"{step_size(sgd, at_rate)}, linearisation gap {early_gap:.2f} early, {gap:.2f} at "
+        "the end"
     )
     return Trust(
-        ok=not warnings,
+        ok=not found,
         score=float(score),
-        reason="; ".join([*(warnings or [fine]), *([assumed] if assumed else [])]),
+        reason="; ".join([*(found or [fine]), *([assumed] if assumed else [])]),
         stability=at_rate,
         gap=gap,
         early_gap=early_gap,
-        doubt=doubt,
     )
+
+
+def warnings(
+    sgd: Optimizer, stability: float, loss: Float[np.ndarray, " t"], doubt: float = 0.0
+) -> list[str]:
+    """What speaks against any prediction: its step, its loss, few samples; a line each.
+
+    Args:
+        sgd: The optimiser.
+        stability: Of its largest step, 1 at the limit.
+        loss: Predicted.
+        doubt: Of its extrapolation from few samples, where there was one
+            (:class:`ttp_jax.extrapolation.Extrapolated`).
+    """
+    found = []
+    if stability > 1:
+        limit = sgd.stability_limit()
+        found.append(
+            f"UNSTABLE: eta*lam_max = {stability * limit:.3g} exceeds the optimiser's limit "
+            f"of {limit:.3g}; lower the learning rate"
+        )
+    if grows(loss):
+        found.append("the predicted loss grows")
+    if not doubt <= DOUBT_LIMIT:
+        found.append(
+            f"few samples are extrapolated far: two ways differ by {doubt:.0%} of the loss, at "
+            f"most {DOUBT_LIMIT:.0%} is trusted; raise kernel_samples"
+        )
+    return found
+
+
+def step_size(sgd: Optimizer, stability: float) -> str:
+    """The largest step beside its limit, in words."""
+    limit = sgd.stability_limit()
+    return f"eta*lam_max = {stability * limit:.3g} of {limit:.3g}"
 
 
 def judge_relinearized(
@@ -181,12 +198,12 @@ def judge_relinearized(
         peak_rate: Largest learning rate of the run.
         predicted_loss: Of the curve.
     """
-    warnings = []
+    found = []
     higher = not np.isfinite(predicted_loss).all() or predicted_loss[-1] > predicted_loss[0]
     if higher:
-        warnings.append("the predicted loss grows")
+        found.append("the predicted loss grows")
     if not error <= ERROR_LIMIT:
-        warnings.append(
+        found.append(
             f"the pieces do not meet: the loss is off by an estimated {error:.0%}, at most "
             f"{ERROR_LIMIT:.0%} is trusted; lower the tolerance"
         )
@@ -194,9 +211,9 @@ def judge_relinearized(
     if higher:
         score *= 0.5
     return Trust(
-        ok=not warnings,
+        ok=not found,
         score=float(score),
-        reason="; ".join(warnings)
+        reason="; ".join(found)
         or f"{kernels} linearisations, the loss off by an estimated {error:.0%}",
         stability=sgd.stability(curvature, peak_rate),
         gap=gap,

@@ -139,6 +139,23 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The true model at a step of a predicted path (:mod:`ttp_jax.second_look`)."""
+
+    step: int
+    gap: float
+    """``|f(w_predicted) - f_linear| / |f_linear - f_0|``."""
+    loss_ratio: float
+    """Loss of the true outputs over the predicted one."""
+    speed: float
+    """Rate at which the true loss falls along its gradient, over what the kernel says."""
+    linear: Float[np.ndarray, " t"]
+    """Predicted loss at every step."""
+    again: Float[np.ndarray, " t"] | None
+    """The same with a prediction made again from here; ``None`` where the model overflows."""
+
+
+@dataclass(frozen=True)
 class Trust:
     """Whether a prediction is to be believed, found without training.
 
@@ -154,12 +171,14 @@ class Trust:
     gap: float
     """``|f(w_predicted) - f_linear| / |f_linear - f_0|`` at the end of the prediction."""
     early_gap: float = 0.0
-    """The same where the predicted loss has first fallen to 0.3 of the start; 0 where it
-    never does."""
+    """The largest at :attr:`looks`, or where the predicted loss has first fallen to 0.3 of the
+    start; 0 where it never does."""
     doubt: float = 0.0
     """Where the curve was extrapolated from few samples: how far two ways of it differ."""
     error: float = 0.0
     """Where it was linearised again and again: estimated relative error of the loss."""
+    looks: tuple[Look, ...] | None = None
+    """At the true model along the path, where that was done; a record does not keep them."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,8 @@ import pytest
 
 import ttp_jax as ttp
 from tests import linear
-from ttp_jax.dynamics.flow import flow
-from ttp_jax.dynamics.moments import moments
-from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import OTHER_SEEDS, simulate
 from ttp_jax.finetune import finetune
-from ttp_jax.spectrum import of_gram
 
 STEPS = 40
 SCHEDULES = {
@@ -120,28 +116,3 @@ def test_bands_are_quantiles_of_other_streams(loss):
         for level, found in getattr(banded, f"{name}_quantiles").items():
             np.testing.assert_allclose(found, np.quantile(values, level, 0), atol=1e-10)
     assert sorted(banded.loss_quantiles) == [0.025, 0.15, 0.85, 0.975]
-
-
-@pytest.mark.usefixtures("x64")
-def test_all_solvers_pass_the_same_waypoint():
-    """Without noise they are one path; where its loss is 0.3 of the start, they stop."""
-    task = linear.task("mse", labels=False)
-    J, _ = linear.jacobian(task)
-    f0 = np.asarray(task.apply_fn(task.params, task.x))
-    theta, sgd = J @ J.T, ttp.SGD(0.1)
-    options = {"loss": "mse", "steps": 100}
-    one = simulate(theta, f0, task.targets, sgd, **options)
-    k = int(np.argmax(one.loss <= 0.3 * one.loss[0]))
-    assert k > 3
-    there = simulate(theta, f0, task.targets, sgd, loss="mse", steps=k)
-    paths = [
-        one,
-        flow(of_gram(theta), f0, task.targets, sgd, **options),
-        moments(theta, f0, task.targets, sgd, **options)[0],
-        sde(theta, f0, task.targets, sgd, **options),
-    ]
-    for path in paths:
-        np.testing.assert_allclose(path.waypoint.outputs, there.outputs, atol=1e-9)
-        np.testing.assert_allclose(path.waypoint.alpha, there.alpha, atol=1e-9)
-    never = simulate(theta, f0, task.targets, sgd, loss="mse", steps=k - 1)
-    assert never.waypoint is None

@@ -1,7 +1,7 @@
 """Adam of the linearised model, its second moments fixed but for one number in common."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ttp_jax import losses
-from ttp_jax.dynamics.path import Path, Waypoint
+from ttp_jax.dynamics.path import Path
 from ttp_jax.optimizers import Adam
 from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.types import LossName
@@ -18,12 +18,45 @@ SMALLEST = 1e-12
 """Of ``s_t``, where there is no gradient at all."""
 
 
+WAYPOINT_LOSS = 0.3
+"""Share of the loss at the start."""
+
+
+class Waypoint(NamedTuple):
+    """Where a path stood when its loss had first fallen to a share of that at the start.
+
+    The end of a long path says little of how it began: by then the weights have mostly
+    moved where the loss no longer changes.
+    """
+
+    outputs: Any
+    alpha: Any
+    shrink: Any
+    passed: Any
+
+    def update(self, now: "Waypoint", loss: jax.Array, first: jax.Array) -> "Waypoint":
+        """Itself, or ``now`` where the loss is there for the first time."""
+        arrived = ~self.passed & (loss <= WAYPOINT_LOSS * first)
+        return jax.tree.map(lambda a, b: jnp.where(arrived, b, a), self, now)
+
+    @classmethod
+    def none(cls, f0: jax.Array) -> "Waypoint":
+        """Before it is passed."""
+        return cls(f0, jnp.zeros(f0.size), jnp.zeros(()), jnp.zeros((), bool))
+
+    def settled(self) -> "Waypoint | None":
+        """As NumPy arrays; ``None`` if it was never passed."""
+        return Waypoint(*(np.asarray(v) for v in self)) if self.passed else None
+
+
 class Adapted(NamedTuple):
     """What becomes of a linearised model under Adam."""
 
     path: Path
     """Its ``alpha`` counts directions ``D J^T``: the weights are ``(1 - shrink) w_0 - D J^T
     alpha``."""
+    waypoint: Waypoint | None
+    """``None`` if it was never passed."""
     rates: Float[np.ndarray, " T"]
     """``eta_t/s_t``: learning rates of the preconditioned model."""
     kept: Float[np.ndarray, "k n c"]
@@ -114,9 +147,8 @@ def adapted(
             outputs=np.asarray(end.f),
             alpha=np.asarray(end.alpha).reshape(-1),
             shrink=float(end.shrink),
-            waypoint=waypoint.settled(),
         )
-        return Adapted(path, np.asarray(rates), np.asarray(kept)[:-1])
+        return Adapted(path, waypoint.settled(), np.asarray(rates), np.asarray(kept)[:-1])
 
 
 class _State(NamedTuple):
@@ -158,7 +190,7 @@ def _scan(theta, f0, targets, origin, per_step, numbers, *, loss, along_w0, plac
             r=r,
         )
         observed = loss_and_accuracy(loss, new.f, targets)
-        here = Waypoint(new.f, new.alpha.reshape(-1), new.shrink, jnp.ones((), bool), 0.0)
+        here = Waypoint(new.f, new.alpha.reshape(-1), new.shrink, jnp.ones((), bool))
         waypoint = waypoint.update(here, observed[0], first[0])
         return (new, waypoint, kept), (observed, rate)
 

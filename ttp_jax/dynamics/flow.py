@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import losses
-from ttp_jax.dynamics.path import WAYPOINT_LOSS, Path, Waypoint
+from ttp_jax.dynamics.path import Path
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import read_steps
 from ttp_jax.spectrum import Spectrum
@@ -62,27 +62,17 @@ def flow(
         def outputs(factor):
             return y + (outside + modes @ (factor * projected)).reshape(n, c)
 
-        def alpha(step):
-            own = modes @ (integrals[step] * projected)
-            return (own + jnp.sum(rates[:step]) * outside) / n
-
+        alpha = (modes @ (integrals[-1] * projected) + jnp.sum(rates) * outside) / n
         square = jnp.sum((factors * projected) ** 2, axis=1) + jnp.sum(outside**2)
         at_read = factors[jnp.asarray(read)]
         accuracy = jax.lax.map(lambda k: losses.accuracy(outputs(k), y), at_read)
-        waypoint = None
-        passed = np.flatnonzero(np.asarray(square <= WAYPOINT_LOSS * square[0]))
-        if len(passed):
-            k = int(passed[0])
-            waypoint = Waypoint(outputs(factors[k]), alpha(k), 0.0, True)
-            waypoint = waypoint.settled()
         return Path(
             steps=read,
             loss=np.asarray(square / (2 * n))[read],
             accuracy=np.asarray(accuracy),
             outputs=np.asarray(outputs(factors[-1])),
-            alpha=np.asarray(alpha(steps)),
+            alpha=np.asarray(alpha),
             shrink=0.0,
-            waypoint=waypoint,
         )
 
 

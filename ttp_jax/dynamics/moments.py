@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ttp_jax import losses, sampling
 from ttp_jax.dynamics import noise as batch_noise
 from ttp_jax.dynamics.gaussian import Expected, expected
-from ttp_jax.dynamics.path import Path, Waypoint
+from ttp_jax.dynamics.path import Path
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import read_steps
 from ttp_jax.types import LossName
@@ -103,7 +103,7 @@ def moments(
             per_step["ends"] = jnp.arange(1, steps + 1) % (n // B) == 0
             strength = n / (B * max(n - 1, 1))
         scan = _scan_discrete if form == "discrete" else _scan_sde
-        (mean, covariance, alpha, shrink, waypoint), (loss_read, accuracy) = scan(
+        (mean, covariance, alpha, shrink), (loss_read, accuracy) = scan(
             f64(theta),
             f64(f0),
             f64(targets),
@@ -125,7 +125,6 @@ def moments(
             outputs=np.asarray(mean.reshape(n, c)),
             alpha=np.asarray(alpha),
             shrink=float(shrink),
-            waypoint=waypoint.settled(),
         )
         residual = np.asarray(mean) - np.asarray(targets, np.float64).reshape(-1)
         return path, Moments(residual, np.asarray(covariance))
@@ -243,7 +242,7 @@ def _scan_discrete(
         return state, jax.tree.map(lambda v: jnp.where(ends, 0.0, v), epoch)
 
     def step(carry, now):
-        state, epoch, coefficients, e, waypoint = carry
+        state, epoch, coefficients, e = carry
         m, u, Cff, Cfu, Cuu = state
         eta = now["eta"]
         K = _times_blocks(theta, e.curvature) / n + weight_decay * jnp.eye(size)
@@ -280,10 +279,7 @@ def _scan_discrete(
             coefficients, g.reshape(-1), eta, mu, weight_decay * to_zero, weight_decay, a, b
         )
         e = _moments_of(loss, state.m, Cff, y)
-        alpha, _, shrink, _ = coefficients
-        here = Waypoint(state.m.reshape(n, c), alpha, shrink, jnp.ones((), bool))
-        waypoint = waypoint.update(here, e.loss, first.loss)
-        return (state, epoch, coefficients, e, waypoint), (e.loss, _accuracy(state.m, y))
+        return (state, epoch, coefficients, e), (e.loss, _accuracy(state.m, y))
 
     vector = jnp.zeros(size)
     second = matrix if two_state else jnp.zeros(())
@@ -293,13 +289,13 @@ def _scan_discrete(
         left, each = jnp.zeros((size, n)), jnp.zeros((n, c))
         epoch = _Epoch(left, left, each, each)
     first = _moments_of(loss, start.m, matrix, y)
-    carry = (start, epoch, _no_coefficients(size), first, Waypoint.none(f0))
-    (end, epoch, coefficients, _, waypoint), observed = jax.lax.scan(step, carry, per_step)
+    carry = (start, epoch, _no_coefficients(size), first)
+    (end, epoch, coefficients, _), observed = jax.lax.scan(step, carry, per_step)
     alpha, _, shrink, _ = coefficients
     Cff = end.Cff
     if epoch is not None:
         Cff = Cff - epoch.excluded(epoch.Wf, epoch.Wf)
-    return (end.m, Cff, alpha, shrink, waypoint), _with_start(observed, first, f0, y)
+    return (end.m, Cff, alpha, shrink), _with_start(observed, first, f0, y)
 
 
 @partial(jax.jit, static_argnames=("loss", "noise", "nesterov", "two_state", "to_zero"))
@@ -342,8 +338,7 @@ def _scan_sde(
             h * to_zero * weight_decay * (1 - shrink),
         )
 
-    def step(carry, now):
-        state, waypoint = carry
+    def step(state, now):
         h = now["eta"] / (1 - mu)
         move = lambda s, k, w: jax.tree.map(lambda x, d: x + w * d, s, k)  # noqa: E731
         k1 = drift(state, h)
@@ -352,17 +347,13 @@ def _scan_sde(
         k4 = drift(move(state, k3, 1.0), h)
         total = jax.tree.map(lambda p, q, s, t: (p + 2 * q + 2 * s + t) / 6, k1, k2, k3, k4)
         state = move(state, total, 1.0)
-        m, C, alpha, shrink = state
-        e = _moments_of(loss, m, C, y)
-        here = Waypoint(m.reshape(y.shape), alpha, shrink, jnp.ones((), bool))
-        waypoint = waypoint.update(here, e.loss, first.loss)
-        return (state, waypoint), (e.loss, _accuracy(m, y))
+        m, C, *_ = state
+        return state, (_moments_of(loss, m, C, y).loss, _accuracy(m, y))
 
     start = (f0.reshape(-1), matrix, jnp.zeros(size), jnp.zeros(()))
     first = _moments_of(loss, start[0], matrix, y)
-    carry = (start, Waypoint.none(f0))
-    (end, waypoint), observed = jax.lax.scan(step, carry, per_step)
-    return (*end, waypoint), _with_start(observed, first, f0, y)
+    end, observed = jax.lax.scan(step, start, per_step)
+    return end, _with_start(observed, first, f0, y)
 
 
 def _accuracy(m: Array, y: Array) -> Array:

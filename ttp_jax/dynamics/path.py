@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -17,38 +14,6 @@ QUANTILES = tuple(
     sorted(round((1 + sign * band) / 2, 6) for band in BANDS for sign in (-1, 1))
 )
 """Their lower and upper ends."""
-
-WAYPOINT_LOSS = 0.3
-"""Share of the loss at the start."""
-
-
-class Waypoint(NamedTuple):
-    """Where a path stood when its loss had first fallen to a share of that at the start.
-
-    The end of a long path says little of how it began: by then the weights have mostly
-    moved where the loss no longer changes.
-    """
-
-    outputs: Any
-    alpha: Any
-    shrink: Any
-    passed: Any
-    coast: Any = 0.0
-
-    def update(self, now: "Waypoint", loss: jax.Array, first: jax.Array) -> "Waypoint":
-        """Itself, or ``now`` where the loss is there for the first time."""
-        arrived = ~self.passed & (loss <= WAYPOINT_LOSS * first)
-        return jax.tree.map(lambda a, b: jnp.where(arrived, b, a), self, now)
-
-    @classmethod
-    def none(cls, f0: jax.Array) -> "Waypoint":
-        """Before it is passed."""
-        none = jnp.zeros(())
-        return cls(f0, jnp.zeros(f0.size), none, jnp.zeros((), bool), none)
-
-    def settled(self) -> "Waypoint | None":
-        """As NumPy arrays; ``None`` if it was never passed."""
-        return Waypoint(*(np.asarray(v) for v in self)) if self.passed else None
 
 
 @dataclass(frozen=True)
@@ -69,7 +34,6 @@ class Path:
     alpha: Float[np.ndarray, " nc"]
     shrink: float
     coast: float = 0.0
-    waypoint: Waypoint | None = None
     loss_quantiles: Mapping[float, np.ndarray] | None = None
     """Over random paths, by level; ``None`` where there is one path."""
     accuracy_quantiles: Mapping[float, np.ndarray] | None = None

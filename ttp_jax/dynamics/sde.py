@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ttp_jax import losses, sampling
 from ttp_jax.dynamics import noise as batch_noise
-from ttp_jax.dynamics.path import Path, Waypoint, quantiles
+from ttp_jax.dynamics.path import Path, quantiles
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import loss_and_accuracy, read_steps
 from ttp_jax.types import InputError, LossName
@@ -95,7 +95,7 @@ def sde(
         paths = 1
     with jax.enable_x64(True):
         f64 = partial(jnp.asarray, dtype=jnp.float64)
-        (loss_read, accuracy), (alpha, shrink), waypoint = _scan(
+        (loss_read, accuracy), (alpha, shrink) = _scan(
             f64(theta),
             f64(f0),
             f64(targets),
@@ -115,22 +115,16 @@ def sde(
         )
         loss_read, accuracy = np.asarray(loss_read)[read].T, np.asarray(accuracy)[read].T
         alpha, shrink = np.asarray(alpha).mean(0), float(shrink)
-        waypoint = waypoint.settled()
-
-    def drifted(alpha, shrink):
-        moved = f0 - (theta @ alpha).reshape(n, c)
-        return moved if q0 is None else moved - shrink * q0
-
-    if waypoint is not None:
-        waypoint = waypoint._replace(outputs=drifted(waypoint.alpha, waypoint.shrink))
+    drifted = f0 - (theta @ alpha).reshape(n, c)
+    if q0 is not None:
+        drifted = drifted - shrink * q0
     return Path(
         steps=read,
         loss=loss_read.mean(0),
         accuracy=accuracy.mean(0),
-        outputs=drifted(alpha, shrink),
+        outputs=drifted,
         alpha=alpha,
         shrink=shrink,
-        waypoint=waypoint,
         loss_quantiles=quantiles(loss_read) if paths > 1 else None,
         accuracy_quantiles=quantiles(accuracy) if paths > 1 else None,
     )
@@ -195,22 +189,17 @@ def _scan(
         weights = [w + eta_k * dt * m for w, m in zip(weights, moves[1:], strict=True)]
         return f, weights, [u, *v]
 
-    def step(carry, now):
-        state, waypoint = carry
+    def step(state, now):
         eta_k, key = now
         for each in jax.random.split(key, substeps):
             state = (underdamped if two_state else overdamped)(state, eta_k, each)
-        observed = read(state[0])
-        alpha, shrink = state[1]
-        here = Waypoint(f0, alpha.mean(0), shrink, jnp.ones((), bool))
-        return (state, waypoint.update(here, observed[0].mean(), first[0][0])), observed
+        return state, read(state[0])
 
     f = jnp.broadcast_to(f0, (paths, n, c))
     weights = [jnp.zeros((paths, n * c)), jnp.zeros(())]
     start = (f, weights, [jnp.zeros_like(f), *weights])
     first = read(f)
     keys = jax.random.split(key, len(eta))
-    carry = (start, Waypoint.none(f0))
-    (end, waypoint), observed = jax.lax.scan(step, carry, (eta, keys))
+    end, observed = jax.lax.scan(step, start, (eta, keys))
     observed = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, observed)
-    return observed, end[1], waypoint
+    return observed, end[1]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ttp_jax import losses
 from ttp_jax.dynamics import recursion
-from ttp_jax.dynamics.path import Path, Waypoint, quantiles
+from ttp_jax.dynamics.path import Path, quantiles
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Readings, of_both, read_steps
@@ -87,7 +87,7 @@ def simulate(
         if batches is not None:
             per_step["batch"] = jnp.asarray(batches[first:])
         f64 = partial(jnp.asarray, dtype=jnp.float64)
-        (end, waypoint), curves = _scan(
+        end, curves = _scan(
             f64(theta).reshape(n, c, k * c),
             f64(f0),
             f64(targets),
@@ -112,7 +112,6 @@ def simulate(
             alpha=np.asarray(end.alpha).reshape(-1),
             shrink=float(end.shrink),
             coast=float(end.coast),
-            waypoint=waypoint.settled(),
             held_out=held_out[0] if held_out else None,
         )
     if paths < 2 or batches is None:
@@ -229,8 +228,7 @@ def _scan(
 ):
     n = len(theta)
 
-    def step(carry, now):
-        state, waypoint = carry
+    def step(state, now):
         new = recursion.step(
             state,
             theta,
@@ -244,13 +242,9 @@ def _scan(
             nesterov=nesterov,
             along_q0=along_q0,
         )
-        observed = of_both(loss, new.f, targets, n)
-        here = Waypoint(
-            new.f[:n], new.alpha.reshape(-1), new.shrink, jnp.ones((), bool), new.coast
-        )
-        return (new, waypoint.update(here, observed[0][0], first[0][0])), observed
+        return new, of_both(loss, new.f, targets, n)
 
     first = of_both(loss, f0, targets, n)
     start = State.at_the_start(f0, u0, n)
-    end, curves = jax.lax.scan(step, (start, Waypoint.none(f0[:n])), per_step)
+    end, curves = jax.lax.scan(step, start, per_step)
     return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)

@@ -1,0 +1,306 @@
+"""Trust before training: do the looks along a predicted path tell which times are wrong?
+
+    python -m experiments.trust paper --data data      TIME
+    python -m experiments.trust smoke                  a minute
+
+Tasks that other experiments have really trained are predicted again, and looked at along the
+predicted path (:mod:`ttp_jax.second_look`). Of every threshold: whether its time is off by more
+than 20 %, and what the looks say. A logistic law of the latter is fitted to all tasks but those
+of one data set, or of one network, and scored on these; the weights that the package uses are
+those fitted to all. A time that only one of both curves reaches counts as wrong where the other
+curve ends a fifth later or more, and is left out where it ends before.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import frontier, harness
+from ttp_jax import records, second_look, study
+from ttp_jax.kernel.choice import Kernel
+from ttp_jax.prediction import predict
+from ttp_jax.records import Record
+from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
+
+SOURCES = ("calibration", "frontier", "held_out", "real_networks", "regimes", "sensitivity")
+LARGEST = 300
+"""Pictures of a task."""
+SLACK = 1.2
+CLEAR = (0.15, 0.27)
+"""Errors between them are neither clearly right nor clearly wrong."""
+RIDGE = 1.0
+"""Inverse strength of the penalty on the weights, features having unit variance."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """A task that was trained before."""
+
+    source: str
+    """Experiment and record, below ``results/``."""
+
+
+def smoke(data: Path) -> list[Again]:
+    """Two tasks that need no data."""
+    return [again for again in _all() if _config(again).data == "digits"][:2]
+
+
+def paper(data: Path) -> list[Again]:
+    """All of :data:`SOURCES` that are predicted by one linearisation."""
+    return _all()
+
+
+def _all() -> list[Again]:
+    found, seen = [], set()
+    for name in SOURCES:
+        for file in sorted((harness.RESULTS / name).glob("compare-*/record.json")):
+            again = Again(f"{name}/{file.parent.name}")
+            config = _config(again)
+            # What is asked of the curves is no part of the task.
+            task = dataclasses.replace(
+                config, epsilon=(), rules=(), every=None, paths=0, heads=0, held_out=0
+            )
+            if _once_linearised(config) and task not in seen:
+                seen.add(task)
+                found.append(again)
+    return found
+
+
+def _config(again: Again) -> study.Config:
+    return frontier.config_of(records.load(harness.RESULTS / again.source))
+
+
+def _once_linearised(config: study.Config) -> bool:
+    plain = {
+        "optimizer": "sgd",
+        "solver": "simulate",
+        "effective_rate": False,
+        "calibrate_steps": 0,
+        "relinearize": None,
+        "kernel": "exact",
+        "kernel_outputs": "full",
+        "kernel_samples": None,
+    }
+    small = config.classes * config.per_class <= LARGEST
+    return small and all(getattr(config, name) == value for name, value in plain.items())
+
+
+def run(config: Again, out: Path) -> None:
+    """A prediction, and its thresholds beside those of the real run."""
+    harness.once("trust", config, out, lambda: _made(config))
+
+
+_KERNELS = study.Kernels(kept=4)
+
+
+def _made(again: Again) -> harness.Made:
+    record = records.load(harness.RESULTS / again.source)
+    config, real = frontier.config_of(record), record.curves["measured"]
+    built = study.build(config)
+    assert not isinstance(built.sgd, study.Adam)
+    predicted = predict(
+        built.task,
+        built.sgd,
+        steps=built.steps,
+        every=built.every,
+        kernel=_KERNELS.of(built, Kernel(seed=config.seed)),
+        seed=config.seed,
+    )
+    trust = predicted.trust
+    assert trust is not None
+    assert trust.looks is not None
+    rows = []
+    for rule, epsilon in second_look.STANDARD:
+        said, asked = (time_to_threshold(c, epsilon, rule) for c in (predicted, real))
+        error = _error(said, asked)
+        if error is None:
+            continue
+        found = second_look.features(
+            trust.looks,
+            stability=trust.stability,
+            reached=said.steps,
+            epsilon=epsilon,
+            rule=rule,
+        )
+        rows.append(
+            {
+                "rule": rule,
+                "epsilon": epsilon,
+                "said": said.steps,
+                "asked": asked.steps,
+                "wrong": bool(error > second_look.ERROR),
+                "clear": not CLEAR[0] < error < CLEAR[1],
+                "features": found,
+            }
+        )
+    result = {
+        "thresholds": rows,
+        "gap": trust.gap,
+        "early_gap": trust.early_gap,
+        "stability": trust.stability,
+        "network": config.model,
+        "pictures": Path(config.data.removeprefix("npz:")).stem.split("_")[0],
+        "looks": [
+            {"step": look.step, "loss": look.loss_ratio, "speed": look.speed}
+            for look in trust.looks
+        ],
+    }
+    return harness.Made(result, built.provenance)
+
+
+def _error(said: TimeToThreshold, asked: TimeToThreshold) -> float | None:
+    """Relative; infinite where one side never gets there, ``None`` where nobody can tell."""
+    steps = said.budget_steps
+    if asked.steps is None:
+        late = said.steps is not None and SLACK * said.steps <= steps
+        return np.inf if late else None
+    if asked.steps == 0:
+        return None
+    if said.steps is None:
+        return np.inf if SLACK * asked.steps <= steps else None
+    return abs(said.steps - asked.steps) / asked.steps
+
+
+@dataclass(frozen=True)
+class Table:
+    """All thresholds: a row each."""
+
+    x: np.ndarray
+    """Features, in the order of :data:`second_look.WEIGHTS`."""
+    wrong: np.ndarray
+    clear: np.ndarray
+    network: np.ndarray
+    pictures: np.ndarray
+    gaps: np.ndarray
+    """What the linearisation gaps and the stability alone say: larger is worse."""
+
+
+def tabulated(found: Sequence[Record]) -> Table:
+    """From the records."""
+    columns: dict[str, list[Any]] = {field.name: [] for field in dataclasses.fields(Table)}
+    for record in found:
+        result = record.result
+        # Written as null where they were infinite.
+        gap, early = (
+            np.inf if g is None else g for g in (result["gap"], result["early_gap"])
+        )
+        for row in result["thresholds"]:
+            columns["x"].append([row["features"][name] for name in second_look.WEIGHTS])
+            columns["gaps"].append(min(max(gap / 2, early, result["stability"] / 4), 1e3))
+            for name in ("wrong", "clear"):
+                columns[name].append(row[name])
+            for name in ("network", "pictures"):
+                columns[name].append(result[name])
+    return Table(**{name: np.array(column) for name, column in columns.items()})
+
+
+def fitted(x: np.ndarray, wrong: np.ndarray) -> tuple[float, np.ndarray]:
+    """Intercept and weights of the log odds, penalised in units of each feature's spread."""
+    from sklearn.linear_model import LogisticRegression
+
+    centre, spread = x.mean(0), x.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    law = LogisticRegression(C=RIDGE).fit((x - centre) / spread, wrong)
+    weights = law.coef_[0] / spread
+    return float(law.intercept_[0] - weights @ centre), weights
+
+
+def left_out(table: Table, groups: np.ndarray) -> np.ndarray:
+    """Chance of an error by a law that has not seen the group; NaN where there is none."""
+    chances = np.full(len(groups), np.nan)
+    for group in np.unique(groups):
+        other = groups != group
+        if len(np.unique(table.wrong[other])) < 2:
+            continue
+        intercept, weights = fitted(table.x[other], table.wrong[other])
+        chances[~other] = 1 / (1 + np.exp(-(intercept + table.x[~other] @ weights)))
+    return chances
+
+
+def area(wrong: np.ndarray, score: np.ndarray) -> float:
+    """AUROC; NaN where only one kind is there."""
+    from sklearn.metrics import roc_auc_score
+
+    there = np.isfinite(score)
+    if len(np.unique(wrong[there])) < 2:
+        return float("nan")
+    return float(roc_auc_score(wrong[there], score[there]))
+
+
+def draw(found: Sequence[Record]) -> harness.Drawing:
+    """ROC curves and calibration; areas, and the weights fitted to all, as tables."""
+    table = tabulated(found)
+    chances = {
+        "data sets left out": left_out(table, table.pictures),
+        "networks left out": left_out(table, table.network),
+    }
+    ways = {**chances, "gaps and stability alone": table.gaps}
+    figure, axes = harness.canvas(9, 4.2, 1, 2)
+    rows = []
+    for colour, (name, score) in zip(harness.COLOURS, ways.items(), strict=False):
+        cells = [name, str(len(found)), str(len(score)), str(int(table.wrong.sum()))]
+        for chosen in (np.ones(len(score), bool), table.clear):
+            value = area(table.wrong[chosen], score[chosen])
+            cells.append("-" if np.isnan(value) else f"{value:.2f}")
+        for network in ("embedded", "resnet20", "resnet50"):
+            of = table.network == network
+            value = area(table.wrong[of], score[of])
+            cells.append("-" if np.isnan(value) else f"{value:.2f}")
+        rows.append(cells)
+        _roc(axes[0, 0], table.wrong, score, colour, name)
+    for colour, (name, chance) in zip(harness.COLOURS, chances.items(), strict=False):
+        _reliability(axes[0, 1], table.wrong, chance, colour, name)
+    axes[0, 0].plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
+    axes[0, 0].set(xlabel="right times that are doubted", ylabel="wrong times that are")
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0, 1].plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
+    axes[0, 1].set(xlabel="chance of an error above 20 %", ylabel="share that are so wrong")
+    head = [
+        "weights fitted with",
+        "tasks",
+        "thresholds",
+        "wrong",
+        "AUROC",
+        "of clear cases",
+    ]
+    text = harness.table([*head, "embedded", "ResNet-20", "ResNet-50"], rows)
+    if len(np.unique(table.wrong)) == 2:
+        intercept, weights = fitted(table.x, table.wrong)
+        named = {
+            "intercept": intercept,
+            **dict(zip(second_look.WEIGHTS, weights, strict=True)),
+        }
+        numbers = {name: round(float(value), 3) for name, value in named.items()}
+        text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
+    return text, {"trust": figure}
+
+
+def _roc(axis, wrong: np.ndarray, score: np.ndarray, colour: str, name: str) -> None:
+    from sklearn.metrics import roc_curve
+
+    there = np.isfinite(score)
+    if len(np.unique(wrong[there])) == 2:
+        doubted, caught, _ = roc_curve(wrong[there], score[there])
+        axis.plot(doubted, caught, color=colour, label=name, linewidth=1.4)
+
+
+def _reliability(
+    axis, wrong: np.ndarray, chance: np.ndarray, colour: str, name: str
+) -> None:
+    """Fifths of the thresholds in the order of their chance."""
+    there = np.flatnonzero(np.isfinite(chance))
+    order = there[np.argsort(chance[there])]
+    for part in np.array_split(order, 5):
+        if len(part):
+            axis.plot(chance[part].mean(), wrong[part].mean(), "o", color=colour)
+
+
+EXPERIMENT = harness.Experiment("trust", {"smoke": smoke, "paper": paper}, run, draw)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT, __doc__)
