@@ -44,10 +44,7 @@ def spearman(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"])
 
     NaN where all candidates are equal on a side, or there is one.
     """
-    a, b = places(ranking), places(outcome)
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size > 0 else np.nan
+    return _once(_spearman, ranking, outcome)
 
 
 def kendall(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"]) -> float:
@@ -56,11 +53,7 @@ def kendall(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"]) 
     ``(P - Q)/sqrt((P + Q + T)(P + Q + U))`` with ``T`` and ``U`` the pairs tied on one side
     alone (Kendall 1945). NaN where all candidates are equal on a side, or there is one.
     """
-    a, b = (scipy.stats.rankdata(v, method="dense") for v in (ranking, outcome))
-    if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
-        return np.nan
-    found = scipy.stats.kendalltau(a, b)
-    return float(np.asarray(found)[0])
+    return _once(_kendall, ranking, outcome)
 
 
 def regret(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"]) -> float:
@@ -69,12 +62,7 @@ def regret(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"]) -
     Where several are first, the mean over them: one is taken at random. A run that diverged
     counts as the worst of those that did not. NaN where all did.
     """
-    outcome = np.asarray(outcome, float)
-    finite = np.isfinite(outcome)
-    if not finite.any():
-        return np.nan
-    outcome = np.where(finite, outcome, outcome[finite].max())
-    return float(outcome[_first(ranking)].mean() - outcome.min())
+    return _once(_regret, ranking, outcome)
 
 
 def beaten_by(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"]) -> float:
@@ -83,25 +71,65 @@ def beaten_by(ranking: Float[np.ndarray, " k"], outcome: Float[np.ndarray, " k"]
     Top-1 regret without a unit: 0 for the best, 1/2 for a choice at random. Where several
     are first, the mean over them. NaN for a single candidate.
     """
-    outcome = np.asarray(outcome, float)
-    if len(outcome) < 2:
-        return np.nan
-    chosen = np.flatnonzero(_first(ranking))
-    better = [(outcome < outcome[k]).sum() for k in chosen]
-    return float(np.mean(better) / (len(outcome) - 1))
+    return _once(_beaten_by, ranking, outcome)
 
 
-MEASURES: dict[Measure, Callable[..., float]] = {
-    "spearman": spearman,
-    "kendall": kendall,
-    "regret": regret,
-    "beaten_by": beaten_by,
+def _once(measure, ranking, outcome) -> float:
+    rows = (np.asarray(values, float)[None] for values in (ranking, outcome))
+    return float(measure(*rows)[0])
+
+
+# The same of many sets of candidates at once, ``[times, k]`` to ``[times]``.
+
+
+def _spearman(ranking, outcome):
+    a, b = (scipy.stats.rankdata(v, axis=1) for v in (ranking, outcome))
+    a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
+    return _over((a * b).sum(axis=1), (a * a).sum(axis=1), (b * b).sum(axis=1))
+
+
+def _kendall(ranking, outcome):
+    # Of places: two that are infinite are tied, and their difference is no number.
+    a, b = (scipy.stats.rankdata(v, axis=1) for v in (ranking, outcome))
+    a, b = (np.sign(v[:, :, None] - v[:, None, :]).astype(np.int8) for v in (a, b))
+    sums = (np.sum(u * v, axis=(1, 2), dtype=float) for u, v in ((a, b), (a, a), (b, b)))
+    return _over(*sums)
+
+
+def _over(product, square_a, square_b):
+    size = np.sqrt(square_a * square_b)
+    return np.divide(product, size, out=np.full(len(size), np.nan), where=size > 0)
+
+
+def _regret(ranking, outcome):
+    finite = np.isfinite(outcome)
+    some = finite.any(axis=1)
+    worst = np.max(outcome, axis=1, initial=-np.inf, where=finite)
+    counted = np.where(finite, outcome, worst[:, None])
+    counted[~some] = 0.0
+    found = _mean_of_first(ranking, counted) - counted.min(axis=1)
+    return np.where(some, found, np.nan)
+
+
+def _beaten_by(ranking, outcome):
+    k = outcome.shape[1]
+    if k < 2:
+        return np.full(len(outcome), np.nan)
+    better = scipy.stats.rankdata(outcome, method="min", axis=1) - 1
+    return _mean_of_first(ranking, better) / (k - 1)
+
+
+def _mean_of_first(ranking, values):
+    first = ranking == ranking.min(axis=1, keepdims=True)
+    return (first * values).sum(axis=1) / first.sum(axis=1)
+
+
+MEASURES: dict[Measure, Callable[..., np.ndarray]] = {
+    "spearman": _spearman,
+    "kendall": _kendall,
+    "regret": _regret,
+    "beaten_by": _beaten_by,
 }
-
-
-def _first(ranking: Float[np.ndarray, " k"]):
-    ranking = np.asarray(ranking, float)
-    return ranking == ranking.min()
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,31 @@ def resamples(k: int, *, times: int = 1000, seed: int = 0) -> Int[np.ndarray, "t
     return np.random.Generator(np.random.Philox(seed)).integers(0, k, size=(times, k))
 
 
+def resampled(
+    measure: Measure,
+    ranking: Float[np.ndarray, " k"],
+    outcome: Float[np.ndarray, " k"],
+    *,
+    times: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, " times"]:
+    """A measure of every resample; NaN where it does not exist.
+
+    Args:
+        measure: What to measure.
+        ranking: Smaller is better.
+        outcome: Smaller is better.
+        times: Resamples.
+        seed: Of these: the same for two rankings of the same candidates pairs them, so that
+            the difference of two results has an interval of its own.
+
+    Raises:
+        InputError: Fewer than two candidates, or no resample.
+    """
+    rows = resamples(len(ranking), times=times, seed=seed)
+    return MEASURES[measure](np.asarray(ranking)[rows], np.asarray(outcome)[rows])
+
+
 def bootstrap(
     measure: Measure,
     ranking: Float[np.ndarray, " k"],
@@ -137,34 +190,26 @@ def bootstrap(
 ) -> Interval:
     """A measure and its percentile interval over resampled candidates.
 
-    Args:
-        measure: A name of :data:`MEASURES`.
-        ranking: Smaller is better.
-        outcome: Smaller is better.
-        times: Resamples; those in which the measure does not exist are left out.
-        seed: Of these: the same for two rankings pairs them.
-        level: Of the interval.
-
-    Raises:
-        InputError: A level out of range, fewer than two candidates.
+    Arguments and errors as for :func:`resampled` and :func:`interval`.
 
     Breaks when: candidates are few (with ten the interval is a rough one), or are no sample
     of anything: it then says how much the number hangs on single ones.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, got {level}")
-    of = MEASURES[measure]
-    values = [
-        of(ranking[rows], outcome[rows])
-        for rows in resamples(len(ranking), times=times, seed=seed)
-    ]
-    return interval(of(ranking, outcome), np.array(values), level=level)
+    value = _once(MEASURES[measure], ranking, outcome)
+    many = resampled(measure, ranking, outcome, times=times, seed=seed)
+    return interval(value, many, level=level)
 
 
 def interval(
     value: float, resampled: Float[np.ndarray, " times"], *, level: float = 0.95
 ) -> Interval:
-    """Percentiles of a number over resamples, those that are NaN left out."""
+    """Percentiles of a number over resamples, those that are NaN left out.
+
+    Raises:
+        InputError: A level out of range.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, got {level}")
     known = resampled[np.isfinite(resampled)]
     if not len(known):
         return Interval(value, np.nan, np.nan)

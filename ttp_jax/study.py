@@ -168,7 +168,7 @@ def build(config: Config) -> Built:
     Raises:
         InputError: Anything that cannot be used.
     """
-    sgd = _optimizer(config)
+    _optimizer(config)
     network = models.load(
         config.model, weights=config.weights, image_size=config.image_size, seed=config.seed
     )
@@ -208,13 +208,6 @@ def build(config: Config) -> Built:
         loss=config.loss,
         held_out=(jnp.asarray(x[n:]), y[n:]) if config.held_out else None,
     )
-    batch_size = sgd.batch_size or task.n
-    sgd.batches(task.n, 1, 0)
-    if not (np.isfinite(config.epochs) and config.epochs > 0):
-        raise InputError(f"epochs must be positive, got {config.epochs}")
-    steps = sampling.steps_of(config.epochs, task.n, batch_size)
-    if config.schedule == "cosine":
-        sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
     held_out = {"held_out_indices": sample.indices[n:]} if config.held_out else {}
     provenance = {
         "weights": {
@@ -235,12 +228,30 @@ def build(config: Config) -> Built:
         "n": task.n,
         "c": task.c,
         "parameters_trained": sum(leaf.size for leaf in jax.tree.leaves(task.params)),
-        "steps": steps,
         "memory_budget_bytes": config.memory_gb and int(config.memory_gb * 2**30),
     }
+    head = lambda seed: split_with_head(seed).params  # noqa: E731
+    return with_optimizer(Built(task, SGD(1.0), 1, 1, provenance, head), config)
+
+
+def with_optimizer(built: Built, config: Config) -> Built:
+    """The same task under the optimiser, for the length and read as often as another says.
+
+    Raises:
+        InputError: One that this task cannot be trained by.
+    """
+    task, sgd = built.task, _optimizer(config)
+    sgd.batches(task.n, 1, 0)
+    if not (np.isfinite(config.epochs) and config.epochs > 0):
+        raise InputError(f"epochs must be positive, got {config.epochs}")
+    batch_size = sgd.batch_size or task.n
+    steps = sampling.steps_of(config.epochs, task.n, batch_size)
+    if config.schedule == "cosine":
+        sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
     every = config.every or min(steps, _affordable_every(task.n + task.m, batch_size))
-    return Built(
-        task, sgd, steps, every, provenance, lambda seed: split_with_head(seed).params
+    provenance = {**built.provenance, "steps": steps}
+    return dataclasses.replace(
+        built, sgd=sgd, steps=steps, every=every, provenance=provenance
     )
 
 
