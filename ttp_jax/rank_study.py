@@ -19,7 +19,10 @@ OBSERVED = (1, 2, 5, 10)
 """Epochs after which real runs are ranked, where they are trained anyhow."""
 RESAMPLES = 1000
 """Of the intervals of how good a ranking is."""
-_FIXED = ("paths", "heads", "calibrate_steps")
+_FIXED = (
+    "paths", "heads", "calibrate_steps", "stop_elasticity", "stop_quantity", "stop_window",
+    "stop_patience", "stop_after_steps",
+)  # fmt: skip
 """Options of a prediction that a ranking does not have."""
 
 
@@ -149,8 +152,8 @@ def _check(config: RankConfig) -> tuple[int, ...]:
     changed = [name for name in _FIXED if getattr(config, name) != getattr(defaults, name)]
     if changed:
         raise InputError(
-            f"a ranking has no {', '.join(changed)}: it compares single curves, and what is "
-            "predicted takes no real steps; leave them out"
+            f"a ranking has no {', '.join(changed)}: it compares single curves of whole runs, "
+            "and what is predicted takes no real steps; leave them out"
         )
     if len(config.epsilon) != 1 or len(config.rules) != 1:
         raise InputError(

@@ -19,6 +19,8 @@ _KINDS = {
 """Colour, marker and name of a kind of ranking, by the start of its key."""
 _LINES = {"tse": ("-", "TSE"), "lcga": ("--", "LCGA")}
 """Rankings by real epochs that are joined over the number of them."""
+_FILLS = ("full", "none", "left")
+"""Of the markers of an outcome."""
 _CHEAPEST = 1e-3
 """Share of training at which rankings that cost nothing are drawn."""
 
@@ -111,16 +113,9 @@ def qualities(axis, rows: Sequence[Mapping[str, Any]], outcomes: Sequence[str]) 
     axis.set_xlim(-1.03, 1.03)
     axis.set_xlabel("Spearman correlation of the places", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
+    common: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 4.5}
     handles = [
-        Line2D(
-            [],
-            [],
-            color="0.3",
-            marker="o",
-            linestyle="none",
-            markersize=4.5,
-            fillstyle=fill,
-        )
+        Line2D([], [], color="0.3", **{**common, "fillstyle": fill})
         for fill in fills.values()
     ]
     axis.legend(
