@@ -227,6 +227,71 @@ def _described(observe: Sequence[int], *, held_out: bool) -> dict[str, str]:
     return titles
 
 
+@dataclass(frozen=True)
+class Columns:
+    """A set of candidates by every ranking: arrays over candidates, smaller being better."""
+
+    titles: Mapping[str, str]
+    """What each ranking is called, by key."""
+    sides: Mapping[str, bool | None]
+    """Whether the larger of its scores are the better."""
+    values: Mapping[str, np.ndarray]
+    flops: Mapping[str, np.ndarray]
+    """What each takes alone: candidates that share a kernel cost less together."""
+    step_flops: np.ndarray
+    """Of one training step."""
+    steps: np.ndarray
+    """Of the whole run."""
+    outcomes: Mapping[str, np.ndarray]
+    """How the real runs ended; empty unless all were trained to their end."""
+
+    def cost_steps(self, key: str) -> float:
+        """Mean over candidates, in training steps of each."""
+        return float(np.mean(self.flops[key] / self.step_flops))
+
+    def cost_share(self, key: str) -> float:
+        """Operations for all of them, as a share of training all of them to the end."""
+        return float(self.flops[key].sum() / (self.step_flops * self.steps).sum())
+
+
+def columns(
+    found: Sequence[Finished],
+    *,
+    observe: Sequence[int] = (),
+    logs: Sequence[Mapping[str, trainless.Run]] = (),
+) -> Columns:
+    """All rankings of a set.
+
+    Args:
+        found: At least one.
+        observe: Epochs after which real runs are ranked.
+        logs: Runs for the regression, by outcome.
+    """
+    held_out = all("predicted_held_out_loss" in of.scored.result["scores"] for of in found)
+    table = [scores_of(of, observe) for of in found]
+    titles = _described(observe, held_out=held_out)
+    sides = {key: table[0][key].score.larger_is_better for key in titles}
+    values = {
+        key: ranking.ascending(
+            np.array([row[key].score.value for row in table]), sides[key]
+        )
+        for key in titles
+    }
+    flops = {key: np.array([row[key].flops for row in table]) for key in titles}
+    for key, regressed in _regressed(found, logs).items():
+        values[key], titles[key], sides[key] = regressed, _REGRESSED[key], False
+        flops[key] = flops["predicted_held_out_loss" if held_out else "predicted_loss"]
+    return Columns(
+        titles,
+        sides,
+        values,
+        flops,
+        step_flops=np.array([of.scored.result["step_flops"] for of in found]),
+        steps=np.array([of.scored.result["steps"] for of in found]),
+        outcomes=_outcomes(found),
+    )
+
+
 def ranked(
     found: Sequence[Finished],
     *,
@@ -242,51 +307,40 @@ def ranked(
         logs: Runs for the regression, by outcome.
         by: What candidates are listed by.
     """
-    held_out = all("predicted_held_out_loss" in of.scored.result["scores"] for of in found)
-    by = by or ("predicted_held_out_loss_stable" if held_out else "predicted_loss_stable")
-    table = [scores_of(of, observe) for of in found]
-    titles = _described(observe, held_out=held_out)
-    columns = {
-        key: ranking.ascending(
-            np.array([row[key].score.value for row in table]),
-            table[0][key].score.larger_is_better,
-        )
-        for key in titles
-    }
-    sides = {key: table[0][key].score.larger_is_better for key in titles}
-    flops = {key: np.array([row[key].flops for row in table]) for key in titles}
-    for key, values in _regressed(found, logs).items():
-        columns[key], titles[key], sides[key] = values, _REGRESSED[key], False
-        flops[key] = flops["predicted_held_out_loss" if held_out else "predicted_loss"]
-    step = np.array([of.scored.result["step_flops"] for of in found])
-    steps = np.array([of.scored.result["steps"] for of in found])
-    outcomes = _outcomes(found)
+    of_set = columns(found, observe=observe, logs=logs)
+    if by is None:
+        by = "predicted_held_out_loss_stable"
+        by = by if by in of_set.titles else "predicted_loss_stable"
     rows = [
         {
             "key": key,
-            "title": titles[key],
-            "larger_is_better": sides[key],
-            "cost_steps": float(np.mean(flops[key] / step)),
-            "cost_share": float(flops[key].sum() / (step * steps).sum()),
-            "places": [float(v) for v in ranking.places(columns[key])],
+            "title": title,
+            "larger_is_better": of_set.sides[key],
+            "cost_steps": of_set.cost_steps(key),
+            "cost_share": of_set.cost_share(key),
+            "places": [float(v) for v in ranking.places(of_set.values[key])],
             "quality": {
-                name: quality(columns[key], values) for name, values in outcomes.items()
+                name: quality(of_set.values[key], outcome)
+                for name, outcome in of_set.outcomes.items()
             }
             or None,
         }
-        for key in titles
+        for key, title in of_set.titles.items()
     ]
-    order = np.argsort(columns[by], kind="stable")
+    order = np.argsort(of_set.values[by], kind="stable")
     listed = [
         {
             "name": of.name,
             "place": int(np.flatnonzero(order == k)[0]) + 1,
             "trust": of.scored.result["trust"],
-            "scores": {key: finite(row[key].score.value) for key in row},
+            "scores": {
+                key: finite(costed.score.value)
+                for key, costed in scores_of(of, observe).items()
+            },
             "outcomes": {key: finite(v) for key, v in of.outcomes.items()} or None,
             "steps": of.scored.result["steps"],
         }
-        for k, (of, row) in enumerate(zip(found, table, strict=True))
+        for k, of in enumerate(found)
     ]
     trained = [of.trained for of in found if of.trained is not None]
     return {

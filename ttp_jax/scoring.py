@@ -22,6 +22,7 @@ from ttp_jax.early_curves.tse import tse, tse_e
 from ttp_jax.finetune import finetune
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.kernel.classes import over_samples
+from ttp_jax.models import pretrained
 from ttp_jax.optimizers import SGD
 from ttp_jax.prediction import cost_ahead, predict
 from ttp_jax.sampling import steps_per_epoch
@@ -200,7 +201,7 @@ def _scored(
     result = {
         "candidate": candidate.name,
         "own": dict(candidate.own),
-        "family": config.model,
+        "family": family_of(config.model),
         "scores": {
             key: {
                 "value": finite(costed.score.value),
@@ -430,6 +431,13 @@ def scores_of(finished: Finished, observe: Sequence[int]) -> dict[str, Costed]:
             flops = k * per_epoch * result["step_flops"]
             found[f"observed_{key}_{k}"] = Costed(score, flops)
     return found
+
+
+def family_of(model: str) -> str:
+    """Networks that differ in depth alone are one family."""
+    if model in pretrained.CIFAR_DEPTHS:
+        return "cifar resnet"
+    return "imagenet resnet" if model in pretrained.IMAGENET_DEPTHS else model
 
 
 def real_run(record: records.Record) -> str:
