@@ -49,8 +49,8 @@ class RankConfig(study.Config):
     logged: tuple[str, ...] = ()
     """Folders of records of trained candidates: a regression on these ranks too."""
     by: str | None = None
-    """The ranking that candidates are listed by; by default the predicted loss, unstable ones
-    last, on held-out pictures where there are any."""
+    """The ranking that candidates are listed by; by default the predicted accuracy on pictures
+    held out, or the predicted loss where there are none, unstable ones last."""
 
 
 def run(
@@ -184,6 +184,7 @@ _FLAT = Curve(np.zeros(1, int), np.zeros(1), np.zeros(1), np.zeros(1))
 _TITLES = {
     "predicted_loss_stable": "predicted loss, unstable last",
     "predicted_held_out_loss_stable": "predicted held-out loss, unstable last",
+    "predicted_held_out_accuracy_stable": "predicted held-out accuracy, unstable last",
     "predicted_loss": "predicted loss",
     "predicted_held_out_loss": "predicted held-out loss",
     "predicted_held_out_accuracy": "predicted held-out accuracy",
@@ -246,8 +247,8 @@ class Columns:
     """How the real runs ended; empty unless all were trained to their end."""
 
     def cost_steps(self, key: str) -> float:
-        """Mean over candidates, in training steps of each."""
-        return float(np.mean(self.flops[key] / self.step_flops))
+        """Median over candidates, in training steps of each."""
+        return float(np.median(self.flops[key] / self.step_flops))
 
     def cost_share(self, key: str) -> float:
         """Operations for all of them, as a share of training all of them to the end."""
@@ -309,7 +310,7 @@ def ranked(
     """
     of_set = columns(found, observe=observe, logs=logs)
     if by is None:
-        by = "predicted_held_out_loss_stable"
+        by = "predicted_held_out_accuracy_stable"
         by = by if by in of_set.titles else "predicted_loss_stable"
     rows = [
         {

@@ -27,11 +27,14 @@ from ttp_jax.optimizers import SGD
 from ttp_jax.prediction import cost_ahead, predict
 from ttp_jax.sampling import steps_per_epoch
 from ttp_jax.thresholds import time_to_threshold
-from ttp_jax.trust import grows
 from ttp_jax.types import Curve, InputError, Task
 
 BURN_IN = 2
 """Epochs that LCGA's scores leave out, of runs longer than that."""
+UNSTABLE = 2.0
+"""Largest curvature times learning rate, in units of the optimiser's limit, above which a
+prediction is put last: real runs are stable up to once to twice the limit
+(``experiments.sweep``)."""
 _OF_PREDICTIONS = (
     "solver", "noise", "effective_rate", "relinearize", "kernel", "kernel_outputs",
     "sketch_dimension", "kernel_samples", "memory_gb", "epsilon", "rules", "smoothing",
@@ -275,10 +278,10 @@ def _trained(
 def of_prediction(curve: Curve, config: study.Config, n: int) -> dict[str, Score]:
     """What ranks by a predicted curve; what cannot be read off it is NaN, the worst.
 
-    Linear dynamics that are unstable can still end low, where outputs have grown so far that
-    all samples are on the right side; the real run does not follow them there. So both
-    losses come once more as ``..._stable``, infinite where trust finds the step unstable or
-    the predicted loss grows.
+    Linear dynamics that explode can still end low, where outputs have grown so far that all
+    samples are on the right side; the real run does not follow them there. So losses and
+    accuracy come once more as ``..._stable``, the worst where the stability of the trust is
+    above :data:`UNSTABLE`.
 
     Args:
         curve: Read at every step.
@@ -301,13 +304,11 @@ def of_prediction(curve: Curve, config: study.Config, n: int) -> dict[str, Score
         found["predicted_held_out_accuracy"] = Score(
             "final held-out accuracy", float(end.accuracy[-1]), True
         )
-    if curve.trust is not None and (curve.trust.stability > 1 or grows(curve.loss)):
-        stable = {key: np.inf for key in found}
-    else:
-        stable = {key: score.value for key, score in found.items()}
-    for key in ("predicted_loss", "predicted_held_out_loss"):
-        if key in found:
-            found[f"{key}_stable"] = dataclasses.replace(found[key], value=stable[key])
+    stability = 0.0 if curve.trust is None else curve.trust.stability
+    for key in ("loss", "held_out_loss", "held_out_accuracy"):
+        if (score := found.get(f"predicted_{key}")) is not None:
+            value = score.value if stability <= UNSTABLE else np.nan
+            found[f"predicted_{key}_stable"] = dataclasses.replace(score, value=value)
     return found
 
 
