@@ -166,7 +166,7 @@ def tasks(found: Sequence[Record]) -> dict[Task, list[Finished]]:
             continue
         config = harness.config_of(record)
         task = Path(config["data"].removeprefix("npz:")).stem, config["seed"]
-        of = Finished(record.result["candidate"], record, real)
+        of = Finished(record.result["candidate"], scoring.config_of(record), record, real)
         groups.setdefault(task, []).append(of)
     return {
         task: sorted(group, key=lambda of: of.name)

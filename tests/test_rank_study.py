@@ -127,6 +127,11 @@ def test_a_finished_candidate_is_read(trained, monkeypatch):
     # others among them: the old ones are read; a kernel makes no other real run
     fewer = dataclasses.replace(config, candidates=config.candidates[:2], observe=(2,))
     assert len(quiet(fewer, out)[0]["candidates"]) == 2
+    # by another threshold the same curves are read again
+    later = quiet(dataclasses.replace(config, epsilon=(1.5,)), out)[0]
+    at = {of["name"]: of["scores"]["predicted_time"] for of in result["candidates"]}
+    for of in later["candidates"]:
+        assert of["scores"]["predicted_time"] <= (at[of["name"]] or np.inf)
     monkeypatch.undo()
     monkeypatch.setattr(scoring, "finetune", never)
     other = dataclasses.replace(fewer, kernel_outputs="trace")
@@ -284,7 +289,7 @@ def test_what_is_unstable_comes_last():
 
     def scores(stability, of=low):
         trust = Trust(True, 1.0, "", stability=stability, gap=0.0)
-        return scoring.of_prediction(dataclasses.replace(of, trust=trust), config, 20)
+        return scoring.of_prediction(dataclasses.replace(of, trust=trust), config, 4)
 
     stable, unstable = scores(2.0), scores(2.1)
     assert stable["predicted_time"].value == 6

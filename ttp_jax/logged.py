@@ -1,11 +1,10 @@
 """Candidates that were trained before, from their records, for the regression of a search."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttp_jax import records, study, trainless
-from ttp_jax.scoring import Finished, number, real_run
+from ttp_jax import records, trainless
+from ttp_jax.scoring import Finished, config_of, number, real_run, scores_of
 from ttp_jax.types import InputError
 
 OUTCOMES: dict[str, bool] = {
@@ -39,17 +38,16 @@ def as_runs(finished: Finished) -> dict[str, trainless.Run]:
     Its task is named by data, seed, classes and sizes: places are taken among candidates
     that compete.
     """
-    config = {**dataclasses.asdict(study.Config()), **finished.scored.config}
     parts = ("data", "classes", "per_class", "held_out", "loss", "epochs", "seed")
     result = finished.scored.result
     features = {key: number(value) for key, value in result["features"].items()}
-    for key, entry in result["scores"].items():
-        sign = -1.0 if entry["larger_is_better"] else 1.0
-        features[key] = sign * number(entry["value"])
+    for key, costed in scores_of(finished, ()).items():
+        sign = -1.0 if costed.score.larger_is_better else 1.0
+        features[key] = sign * costed.score.value
     outcomes = finished.outcomes
     return {
         key: trainless.Run(
-            task=repr([config[part] for part in parts]),
+            task=repr([getattr(finished.config, part) for part in parts]),
             family=result["family"],
             features=features,
             outcome=(-1.0 if larger else 1.0) * outcomes[key] if key in outcomes else None,
@@ -75,7 +73,7 @@ def logged_runs(folder: Path) -> list[Logged]:
         scored = records.load(file.parent)
         real = trained.get(real_run(scored))
         if real is not None:
-            of = Finished(scored.result["candidate"], scored, real)
+            of = Finished(scored.result["candidate"], config_of(scored), scored, real)
             found.append(Logged(scored.run_id, as_runs(of)))
     if not found:
         raise InputError(

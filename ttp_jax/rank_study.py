@@ -121,6 +121,7 @@ def run(
         "observe": observe,
         "logged": sorted(log.name for log in logs),
         "by": config.by,
+        "threshold": [config.epsilon, config.rules, config.smoothing],
     }
     run_id = records.run_id("rank", parts, {})
     finished = None if force or failed else study.read_finished(out, run_id, say)
@@ -268,7 +269,7 @@ def columns(
         observe: Epochs after which real runs are ranked.
         logs: Runs for the regression, by outcome.
     """
-    held_out = all("predicted_held_out_loss" in of.scored.result["scores"] for of in found)
+    held_out = all(of.scored.curves["predicted"].held_out is not None for of in found)
     table = [scores_of(of, observe) for of in found]
     titles = _described(observe, held_out=held_out)
     sides = {key: table[0][key].score.larger_is_better for key in titles}

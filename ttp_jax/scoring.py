@@ -40,6 +40,8 @@ _OF_PREDICTIONS = (
     "sketch_dimension", "kernel_samples", "memory_gb", "epsilon", "rules", "smoothing",
 )  # fmt: skip
 """Options that leave the real run as it is: with others of these it is not run again."""
+_OF_READING = ("epsilon", "rules", "smoothing")
+"""Options that leave the predicted curve as it is: it is read again by others of these."""
 _OF_OPTIMIZER = (
     "optimizer", "lr", "schedule", "momentum", "nesterov", "beta1", "beta2", "adam_eps",
     "weight_decay", "decay_toward", "batch_size", "sampling", "epochs", "every",
@@ -52,6 +54,7 @@ class Finished:
     """A candidate and what is known of it."""
 
     name: str
+    config: study.Config
     scored: records.Record
     """Without training."""
     trained: records.Record | None = None
@@ -133,7 +136,9 @@ def finish(
     config = candidate.config
     shared = shared or Shared()
     built = shared.built(config)
-    run_id = study.identified("candidate", config, built)
+    defaults = dataclasses.asdict(study.Config())
+    unread = dataclasses.replace(config, **{key: defaults[key] for key in _OF_READING})
+    run_id = study.identified("candidate", unread, built)
     if not force and records.finished(out, run_id):
         scored = records.load(out / run_id)
         say("  scored before")
@@ -143,7 +148,6 @@ def finish(
         trust = scored.result["trust"]
         word = "trusted" if trust["ok"] else "NOT to be trusted"
         say(f"  predicted, {word}: {trust['reason']}")
-    defaults = dataclasses.asdict(study.Config())
     real = dataclasses.replace(config, **{key: defaults[key] for key in _OF_PREDICTIONS})
     whole_id = study.identified("trained", real, built)
     trained = None
@@ -161,7 +165,7 @@ def finish(
             trained = _trained(candidate, built, part_id, observe)
     if trained is not None and not records.finished(out, trained.run_id):
         records.write(out, trained)
-    return Finished(candidate.name, scored, trained)
+    return Finished(candidate.name, config, scored, trained)
 
 
 def _scored(
@@ -196,11 +200,7 @@ def _scored(
     )
     assert curve.trust is not None
     of_pixels = outputs.forward_flops(task.apply_fn, task.params, task.x)
-    found = {
-        key: Costed(score, curve.flops - (0.0 if "held_out" in key else joint - fewer))
-        for key, score in of_prediction(curve, config, task.n).items()
-    }
-    found |= _without_curve(task, built, kernel, curve, of_pixels)
+    found = _without_curve(task, built, kernel, curve, of_pixels)
     result = {
         "candidate": candidate.name,
         "own": dict(candidate.own),
@@ -213,6 +213,8 @@ def _scored(
             }
             for key, costed in found.items()
         },
+        "prediction_flops": curve.flops - (joint - fewer),
+        "held_out_prediction_flops": curve.flops,
         "features": {
             "forward_flops": of_pixels,
             "batch_size": float(sgd.batch_size or task.n),
@@ -275,7 +277,7 @@ def _trained(
     )
 
 
-def of_prediction(curve: Curve, config: study.Config, n: int) -> dict[str, Score]:
+def of_prediction(curve: Curve, config: study.Config, per_epoch: int) -> dict[str, Score]:
     """What ranks by a predicted curve; what cannot be read off it is NaN, the worst.
 
     Linear dynamics that explode can still end low, where outputs have grown so far that all
@@ -286,9 +288,8 @@ def of_prediction(curve: Curve, config: study.Config, n: int) -> dict[str, Score
     Args:
         curve: Read at every step.
         config: Of the candidate; its first threshold and rule are taken.
-        n: Samples that would be trained on.
+        per_epoch: Steps in an epoch.
     """
-    per_epoch = steps_per_epoch(n, config.batch_size)
     found = {f"predicted_{key}": s for key, s in of_log(curve, per_epoch).items()}
     at = time_to_threshold(
         curve, config.epsilon[0], config.rules[0], smoothing=config.smoothing
@@ -414,24 +415,40 @@ def scores_of(finished: Finished, observe: Sequence[int]) -> dict[str, Costed]:
         observe: After how many epochs.
     """
     result = finished.scored.result
+    per_epoch = result["steps_per_epoch"]
+    curve = finished.scored.curves["predicted"]
     found = {
         key: Costed(
-            Score(key, number(entry["value"]), entry["larger_is_better"]), entry["flops"]
+            score,
+            result[
+                "held_out_prediction_flops" if "held_out" in key else "prediction_flops"
+            ],
         )
-        for key, entry in result["scores"].items()
+        for key, score in of_prediction(curve, finished.config, per_epoch).items()
     }
+    for key, entry in result["scores"].items():
+        score = Score(key, number(entry["value"]), entry["larger_is_better"])
+        found[key] = Costed(score, entry["flops"])
     for k in observe:
         assert finished.trained is not None
         measured = dataclasses.replace(
             finished.trained.curves["measured"],
             batch_loss=finished.trained.arrays["batch_loss"],
         )
-        per_epoch = result["steps_per_epoch"]
         seen = prefix(batch_log(measured), k * per_epoch - 1)
         for key, score in of_log(seen, per_epoch).items():
             flops = k * per_epoch * result["step_flops"]
             found[f"observed_{key}_{k}"] = Costed(score, flops)
     return found
+
+
+def config_of(record: records.Record) -> study.Config:
+    """A candidate's own configuration; an option newer than the record has its default."""
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in record.config.items()
+    }
+    return study.Config(**options)
 
 
 def family_of(model: str) -> str:
