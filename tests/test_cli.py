@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 
 from ttp_jax import cli, records
+from ttp_jax.early_curves.elasticity import ElasticityRule, stopping_step
 
 SMALL = [
     "--model=mlp", "--weights=random", "--data=digits", "--image-size=8",
@@ -178,6 +179,9 @@ def refused(*arguments, capsys, out_folder):
         (["--loss=hinge"], "--loss"),
         (["--memory-gb=0.000001"], "memory"),
         (["--no-such-option=1"], "no-such-option"),
+        (["--stop-elasticity=0"], "level must be above 0, got 0"),
+        (["--stop-elasticity=1", "--stop-window=1"], "window must be at least 2"),
+        (["--stop-patience=2"], "stop_patience need stop_elasticity"),
         (["--weights=missing.npz"], "missing.npz"),
     ],
 )
@@ -305,6 +309,7 @@ def test_sweep(tmp_path, capsys):
     [
         ("--solver=ode", "a sweep has no solver"),
         ("--optimizer=adam", "a sweep has no optimizer"),
+        ("--stop-elasticity=1", "a sweep has no stop_elasticity"),
         ("--epsilon=0.1 0.2", "reads one threshold"),
         ("--rate-count=1", "rate_count"),
         ("--rank=0", "rank"),
@@ -320,3 +325,38 @@ def test_sweeps_that_cannot_be(option, said, tmp_path, capsys):
     assert status == 2
     assert out == ""
     assert said in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_says_what_that_saved(tmp_path, capsys):
+    long = [*SMALL[:-2], "--epochs=40", "--lr=0.003", "--every=2"]
+    common = (*long, "--stop-elasticity=1.5", "--stop-window=3", "--out", tmp_path)
+    status, out, _ = ttp("compare", *common, "--json", capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    record = records.load(tmp_path / printed["record"].split("/")[-1])
+    assert record.result == printed
+    predicted, measured = record.curves["predicted"], record.curves["measured"]
+    found = printed["stop"]
+    assert predicted.budget_steps == measured.planned_steps == 240
+    assert 0 < found["saved_steps"] == 240 - measured.budget_steps
+    assert found["measured_steps"] == measured.budget_steps
+    assert found["saved_share"] == found["saved_steps"] / 240
+    per_step = measured.seconds[-1] / measured.budget_steps
+    assert found["saved_seconds"] == pytest.approx(per_step * found["saved_steps"])
+    assert found["loss"] == measured.loss[-1]
+    rule = ElasticityRule(level=1.5, window=3)
+    assert found["predicted_steps"] == stopping_step(predicted, rule)
+    # both sides are read as far as the real run went
+    assert {row["budget_steps"] for row in printed["thresholds"]} == {measured.budget_steps}
+    assert printed["cost"]["predict_s"] > 0
+    _, out, _ = ttp("compare", *common, capsys=capsys)
+    line = " ".join(out.split())
+    assert f"stopped at step {measured.budget_steps} of 240" in line
+    assert f"predicted stop: step {found['predicted_steps']}" in line
+    # of one side alone; a rule that is never met stops nothing
+    _, out, _ = ttp("predict", *common, "--json", capsys=capsys)
+    assert json.loads(out)["stop"]["predicted_steps"] == found["predicted_steps"]
+    never = (*long, "--stop-elasticity=99", "--out", tmp_path)
+    _, out, _ = ttp("finetune", *never, capsys=capsys)
+    assert "not stopped in 240 steps" in out

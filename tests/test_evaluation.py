@@ -1,9 +1,12 @@
 """Errors and costs of hand-made curves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from ttp_jax import evaluation
+from ttp_jax.early_curves.elasticity import ElasticityRule, stopping_step
 from ttp_jax.types import Curve
 
 
@@ -92,3 +95,24 @@ def test_cost_adds_what_a_prediction_does_and_leaves_compilation_out():
     assert cost["ratio"] == 50.0 / len(parts)
     assert cost["ratio_flops"] == 3.0
     assert evaluation.cost(None, measured)["ratio"] is None
+
+
+def test_what_a_rule_saved():
+    rule = ElasticityRule(level=1.0, window=2)
+    falling = [8.0, 4.0, 1.0, 0.9, 0.89]
+    stop = stopping_step(curve(falling), rule)
+    stopped = curve(falling[:4], planned_steps=100)
+    found = evaluation.stopping(curve(falling), stopped, rule)
+    assert found["predicted_steps"] == stop == 30
+    assert found["measured_steps"] == 30
+    assert found["saved_steps"] == 70
+    assert found["saved_share"] == 0.7
+    assert found["saved_seconds"] == pytest.approx(35.0)
+    assert found["loss"] == 0.9
+    # one that went to its end saved nothing, and one that diverged has no seconds
+    whole = evaluation.stopping(None, curve([8.0, 7.9, 7.8]), rule)
+    assert whole["predicted_steps"] is whole["measured_steps"] is None
+    assert whole["saved_steps"] == whole["saved_share"] == 0
+    lost = dataclasses.replace(curve([8.0, np.nan]), seconds=np.array([0.0, np.nan]))
+    assert evaluation.stopping(None, lost, rule)["saved_seconds"] is None
+    assert "saved_steps" not in evaluation.stopping(curve(falling), None, rule)

@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from experiments import scatter
+from experiments import ranking, scatter
 from scripts.plot import all_experiments
 from tests.conftest import ROOT
 from ttp_jax import records
@@ -122,3 +123,33 @@ def test_a_wrong_preset_is_one_line(tmp_path):
         "error: preset must be one of smoke, embedded, paper, table, got 'nope'\n"
     )
     assert records.finished(tmp_path, "x") is False
+
+
+def test_rankings_are_averaged_over_tasks():
+    """One task in order, one in the other order, one in which nothing differs."""
+    rising = np.arange(5.0)
+    tasks = [("a", 0), ("b", 0), ("c", 0)]
+    outcomes = dict(zip(tasks, (rising, -rising, np.zeros(5)), strict=True))
+    same = ranking.measured("spearman", dict.fromkeys(tasks, rising), outcomes)
+    assert same.value == pytest.approx(0)
+    first = {tasks[0]: rising}
+    one = ranking.measured("spearman", first, outcomes)
+    assert (one.value, one.interval.low, one.interval.high) == pytest.approx((1, 1, 1))
+    # paired: of the same ranking there is no difference in any resample
+    noisy = {tasks[0]: np.array([1.0, 0, 2, 4, 3])}
+    other = ranking.measured("spearman", noisy, outcomes)
+    assert not (other - other).resampled.any()
+    gap = one - other
+    assert gap.value == pytest.approx(0.2)
+    assert gap.interval.low >= 0
+
+
+def test_candidates_of_the_ranking_are_many_and_cheap_ones_come_first(tmp_path):
+    asked = ranking.paper(tmp_path)
+    tasks = {(c.config.data, c.config.seed) for c in asked}
+    assert len(tasks) == 12
+    assert len(asked) == 12 * 29
+    assert len({(c.config.data, c.config.seed, c.name) for c in asked}) == len(asked)
+    cheap = asked[: 12 * 10]
+    assert {c.config.model for c in cheap} == {"embedded", "mlp"}
+    assert {(c.config.data, c.config.seed) for c in cheap} == tasks

@@ -1,4 +1,4 @@
-"""The command ``ttp``: predict, finetune, compare, sweep."""
+"""The command ``ttp``: predict, finetune, compare, sweep, rank."""
 
 import contextlib
 import io
@@ -6,12 +6,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import tyro
 from rich.console import Console
 
-from ttp_jax import study, sweep_study
+from ttp_jax import rank_study, study, sweep_study
 from ttp_jax.types import InputError
 
 
@@ -31,7 +31,7 @@ class Output:
 class Call:
     """What was asked for."""
 
-    command: study.Command | Literal["sweep"]
+    command: study.Command | Literal["sweep", "rank"]
     config: study.Config
     output: Output
 
@@ -68,15 +68,27 @@ def sweep(
     return Call("sweep", config, output)
 
 
+def rank(
+    config: tyro.conf.OmitArgPrefixes[rank_study.RankConfig],
+    output: tyro.conf.OmitArgPrefixes[Output],
+) -> Call:
+    """Rank networks, weights and learning rates on one data set, with little or no training."""
+    return Call("rank", config, output)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done, 2 unusable arguments or input (one line), 1 our failure."""
+    kept = "no record was written"
     try:
-        _execute(_parse(sys.argv[1:] if arguments is None else arguments))
+        call = _parse(sys.argv[1:] if arguments is None else arguments)
+        if call.command == "rank":
+            kept = "candidates that were finished are kept, and read by the next call"
+        _execute(call)
     except InputError as error:
         print(f"ttp: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ttp: stopped; no record was written", file=sys.stderr)
+        print(f"ttp: stopped; {kept}", file=sys.stderr)
         return 130
     return 0
 
@@ -88,6 +100,7 @@ def _parse(arguments: list[str]) -> Call:
         "finetune": finetune,
         "compare": compare,
         "sweep": sweep,
+        "rank": rank,
     }
     framed = io.StringIO()
     try:
@@ -110,23 +123,29 @@ def _parse(arguments: list[str]) -> Call:
 
 def _execute(call: Call) -> None:
     options: dict[str, Any] = {"out": call.output.out, "force": call.output.force}
-    if call.command == "sweep":
-        assert isinstance(call.config, sweep_study.SweepConfig)
-        record, folder = sweep_study.run(call.config, **options)
+    config = call.config
+    if isinstance(config, sweep_study.SweepConfig):
+        record, folder = sweep_study.run(config, **options)
+    elif isinstance(config, rank_study.RankConfig):
+        record, folder = rank_study.run(config, **options)
     else:
-        record, folder = study.run(call.command, call.config, **options)
+        assert call.command in get_args(study.Command)
+        record, folder = study.run(cast(study.Command, call.command), config, **options)
     # After the work: they take long to load.
-    from ttp_jax.report import figure, heat_map, table
+    from ttp_jax.report import figure, heat_map, rank_figure, rank_table, table
 
-    swept = call.command == "sweep"
-    picture = folder / ("heat_map.png" if swept else "curves.png")
+    name, draw, show = {
+        "sweep": ("heat_map", heat_map.draw, table.show_sweep),
+        "rank": ("ranking", rank_figure.draw, rank_table.show),
+    }.get(call.command, ("curves", figure.draw, table.show))
+    picture = folder / f"{name}.png"
     if call.output.force or not picture.exists():
-        (heat_map if swept else figure).draw(record, picture)
+        draw(record, picture)
     if call.output.json:
         print(json.dumps(record.result))
         return
     console = Console()
-    (table.show_sweep if swept else table.show)(record, console)
+    show(record, console)
     console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
 
 

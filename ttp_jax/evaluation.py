@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttp_jax.early_curves.elasticity import ElasticityRule, stopping_step
 from ttp_jax.thresholds import TimeToThreshold, best_step, time_to_threshold
 from ttp_jax.types import Curve, ThresholdRule
 
@@ -121,6 +122,40 @@ def held_out(
                 "best_censored": best.censored,
             }
         found |= {f"{side}_{name}": value for name, value in values.items()}
+    return found
+
+
+def stopping(
+    predicted: Curve | None, measured: Curve | None, rule: ElasticityRule
+) -> dict[str, float | int | str | None]:
+    """Where a rule ends both curves, and what it has saved of the real one.
+
+    Args:
+        predicted: Whole.
+        measured: As far as it was run.
+        rule: That it was run by.
+
+    Returns:
+        ``predicted_steps`` and ``measured_steps``, the step of the stop, ``None`` where the
+        rule never stops that side or there is no such side; of a real run that was stopped
+        ``saved_steps``, the ``saved_share`` of the planned ones, and ``saved_seconds``, at
+        the seconds a step that those before it took, zero of one that was not.
+    """
+    found: dict[str, float | int | str | None] = {
+        "level": rule.level,
+        "quantity": rule.quantity,
+        "predicted_steps": predicted and stopping_step(predicted, rule),
+        "measured_steps": None,
+    }
+    if measured is not None:
+        taken, saved = measured.budget_steps, measured.saved_steps
+        found |= {
+            "measured_steps": taken if saved else stopping_step(measured, rule),
+            "saved_steps": saved,
+            "saved_share": saved / max(taken + saved, 1),
+            "saved_seconds": _finite(saved * measured.seconds[-1] / max(taken, 1)),
+            "loss": _finite(measured.loss[-1]),
+        }
     return found
 
 

@@ -70,7 +70,8 @@ def finetune(
 
     Returns:
         The curve, its ``seconds`` those of the training steps alone; ``timings`` has
-        ``train_s``, ``reading_s`` and ``compile_s``. That of a run that was stopped ends at
+        ``train_s``, ``reading_s`` and ``compile_s``, its ``batch_loss`` the loss of every
+        mini-batch (NaN after a run ended early). That of a run that was stopped ends at
         the step where it was, and its ``saved_steps`` are those not taken; batches and
         learning rates are those of the full run.
 
@@ -87,9 +88,9 @@ def finetune(
     batch_loss = outputs.batch_loss(task)
 
     def step(params, state, x, y, batch):
-        gradient = jax.grad(batch_loss)(params, x, y, batch)
+        value, gradient = jax.value_and_grad(batch_loss)(params, x, y, batch)
         updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+        return optax.apply_updates(params, updates), state, value
 
     params = jax.tree.map(jnp.asarray, task.params)
     state = optimizer.init(params)
@@ -108,13 +109,15 @@ def finetune(
     seconds = np.full(len(read), np.nan)
     train_s = reading_s = 0.0
     kept = len(read)
+    of_batches = []
     with bar("fine-tuning", steps) as advance:
         for at, step_read in enumerate(read):
             begin = 0 if at == 0 else read[at - 1]
             start = time.perf_counter()
             for k in range(begin, step_read):
                 batch = None if stream is None else stream[k]
-                params, state = compiled(params, state, x, y, batch)
+                params, state, value = compiled(params, state, x, y, batch)
+                of_batches.append(value)
             jax.block_until_ready(params)
             trained = time.perf_counter()
             curves[:, :, at] = read_curves(params)
@@ -137,8 +140,11 @@ def finetune(
             "the loss at the start must be finite, got "
             f"{loss[0]}; check the weights and the preprocessing"
         )
+    taken = np.full(int(read[kept - 1]), np.nan)
+    taken[: len(of_batches)] = jax.device_get(of_batches)
     return dataclasses.replace(
         _curve(read, curves, seconds, kept),
+        batch_loss=taken,
         timings={
             "train_s": train_s,
             "reading_s": reading_s,

@@ -24,6 +24,8 @@ from ttp_jax import (
 )
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
+from ttp_jax.early_curves.elasticity import ElasticityRule, Quantity
+from ttp_jax.early_curves.prefix import prefix
 from ttp_jax.finetune import finetune
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.classes import Outputs
@@ -109,6 +111,18 @@ class Config:
     """Mean over so many readings before thresholds are read."""
     every: int | None = None
     """Read the curve every so many steps; by default as often as costs little."""
+    stop_elasticity: float | None = None
+    """End the real run once one per cent more steps takes less than so many per cent off the
+    loss; a prediction says where that will be. To its end by default."""
+    stop_quantity: Quantity = "loss"
+    """What is to fall: the loss, or the error (1 - accuracy)."""
+    stop_window: int = 5
+    """Readings that its slope is taken over."""
+    stop_patience: int = 1
+    """Readings in a row that must fall so little."""
+    stop_after_steps: int | None = None
+    """From this step on the run may end though it never fell faster; by default only after it
+    once has."""
     solver: Solver = "simulate"
     """What solves the linearised dynamics."""
     paths: int = 0
@@ -168,7 +182,7 @@ def build(config: Config) -> Built:
     Raises:
         InputError: Anything that cannot be used.
     """
-    sgd = _optimizer(config)
+    _optimizer(config)
     network = models.load(
         config.model, weights=config.weights, image_size=config.image_size, seed=config.seed
     )
@@ -208,13 +222,6 @@ def build(config: Config) -> Built:
         loss=config.loss,
         held_out=(jnp.asarray(x[n:]), y[n:]) if config.held_out else None,
     )
-    batch_size = sgd.batch_size or task.n
-    sgd.batches(task.n, 1, 0)
-    if not (np.isfinite(config.epochs) and config.epochs > 0):
-        raise InputError(f"epochs must be positive, got {config.epochs}")
-    steps = sampling.steps_of(config.epochs, task.n, batch_size)
-    if config.schedule == "cosine":
-        sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
     held_out = {"held_out_indices": sample.indices[n:]} if config.held_out else {}
     provenance = {
         "weights": {
@@ -235,12 +242,30 @@ def build(config: Config) -> Built:
         "n": task.n,
         "c": task.c,
         "parameters_trained": sum(leaf.size for leaf in jax.tree.leaves(task.params)),
-        "steps": steps,
         "memory_budget_bytes": config.memory_gb and int(config.memory_gb * 2**30),
     }
+    head = lambda seed: split_with_head(seed).params  # noqa: E731
+    return with_optimizer(Built(task, SGD(1.0), 1, 1, provenance, head), config)
+
+
+def with_optimizer(built: Built, config: Config) -> Built:
+    """The same task under the optimiser, for the length and read as often as another says.
+
+    Raises:
+        InputError: One that this task cannot be trained by.
+    """
+    task, sgd = built.task, _optimizer(config)
+    sgd.batches(task.n, 1, 0)
+    if not (np.isfinite(config.epochs) and config.epochs > 0):
+        raise InputError(f"epochs must be positive, got {config.epochs}")
+    batch_size = sgd.batch_size or task.n
+    steps = sampling.steps_of(config.epochs, task.n, batch_size)
+    if config.schedule == "cosine":
+        sgd = dataclasses.replace(sgd, learning_rate=schedules.cosine(config.lr, steps))
     every = config.every or min(steps, _affordable_every(task.n + task.m, batch_size))
-    return Built(
-        task, sgd, steps, every, provenance, lambda seed: split_with_head(seed).params
+    provenance = {**built.provenance, "steps": steps}
+    return dataclasses.replace(
+        built, sgd=sgd, steps=steps, every=every, provenance=provenance
     )
 
 
@@ -344,6 +369,7 @@ def run(
             "heads must be 0 or at least 2, and bands come from heads or from paths, got "
             f"heads {config.heads} and paths {config.paths}"
         )
+    rule = stopping_rule(config)
     # Thresholds are read at the end of the run, the folder written then: refuse both now.
     evaluation.compare_thresholds(
         _FLAT, None, rules=config.rules, epsilons=config.epsilon, smoothing=config.smoothing
@@ -396,7 +422,12 @@ def run(
             curves["predicted"] = _with_heads(built, config, curves["predicted"], asked)
     if command != "predict":
         curves["measured"] = finetune(
-            built.task, built.sgd, steps=built.steps, seed=config.seed, every=built.every
+            built.task,
+            built.sgd,
+            steps=built.steps,
+            seed=config.seed,
+            every=built.every,
+            stop=rule,
         )
     record = records.Record(
         run_id=run_id,
@@ -433,6 +464,30 @@ def kernel_of(config: Config) -> Kernel:
     return Kernel(
         config.kernel, config.kernel_outputs, config.sketch_dimension, config.seed
     )
+
+
+def stopping_rule(config: Config) -> ElasticityRule | None:
+    """When to end the real run, if before its end.
+
+    Raises:
+        InputError: A rule that cannot be, or the options of one without its level.
+    """
+    default, options = Config(), {}
+    for name in ("quantity", "window", "patience", "after_steps"):
+        options[name] = getattr(config, f"stop_{name}")
+    if config.stop_elasticity is not None:
+        return ElasticityRule(level=config.stop_elasticity, **options)
+    alone = [
+        f"stop_{name}"
+        for name, value in options.items()
+        if value != getattr(default, f"stop_{name}")
+    ]
+    if alone:
+        raise InputError(
+            f"{', '.join(alone)} need stop_elasticity, the level at which to stop; give it, "
+            "such as 0.5, or leave them out"
+        )
+    return None
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -478,6 +533,18 @@ _FLAT = Curve(np.zeros(1, int), np.zeros(1), np.zeros(1), np.zeros(1))
 
 def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str, Any]:
     predicted, measured = curves.get("predicted"), curves.get("measured")
+    stopped = {}
+    rule = stopping_rule(config)
+    if rule is not None:
+        stopped["stop"] = evaluation.stopping(predicted, measured, rule)
+        if predicted is not None and measured is not None:
+            # Both sides are read over the same steps: those of the real run.
+            predicted_whole = predicted
+            predicted = dataclasses.replace(
+                prefix(predicted, measured.budget_steps),
+                timings=predicted_whole.timings,
+                flops=predicted_whole.flops,
+            )
     thresholds = evaluation.compare_thresholds(
         predicted,
         measured,
@@ -497,6 +564,7 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
         "loss_initial": float(first.loss[0]),
         "thresholds": [threshold.as_json() for threshold in thresholds],
         **held_out,
+        **stopped,
         "cost": evaluation.cost(predicted, measured),
         "trust": trust and verdict(trust),
         "record": str(folder),

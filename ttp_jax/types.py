@@ -206,6 +206,9 @@ class Curve:
     """The same run read at the same steps on the samples held out, where there are any."""
     planned_steps: int | None = None
     """Steps of the full run, where a rule stopped this one before its end."""
+    batch_loss: Float[np.ndarray, " s"] | None = None
+    """Loss of the mini-batch of every step that was taken, before its update: what a real run
+    knows for nothing."""
 
     @property
     def saved_steps(self) -> int:

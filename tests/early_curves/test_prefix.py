@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+import ttp_jax as ttp
+from tests import linear
 from tests.early_curves import curve
-from ttp_jax.early_curves.prefix import epoch_means, prefix
+from ttp_jax.early_curves.prefix import batch_log, epoch_means, prefix
 from ttp_jax.types import InputError
 
 
@@ -53,3 +55,37 @@ def test_epochs_that_are_not_there_are_named():
         epoch_means(curve([2, 1, 1], [0, 30, 39]), 10)
     with pytest.raises(InputError, match="at least 1, got 0"):
         epoch_means(curve([2, 1]), 0)
+
+
+def test_the_log_of_mini_batches_is_that_of_the_run():
+    task = linear.task("mse")
+    common = {"steps": 9, "seed": 2}
+    full = ttp.finetune(task, ttp.SGD(0.01, batch_size=None), **common)
+    # a full batch is all samples: its loss is the one read before the step
+    log = batch_log(full)
+    assert log.steps.tolist() == list(range(9))
+    np.testing.assert_allclose(log.loss, full.loss[:-1], rtol=1e-6)
+    sgd = ttp.SGD(0.01, batch_size=4)
+    run = ttp.finetune(task, sgd, every=2, **common)
+    rows = sgd.batches(task.n, 9, 2)[0]
+    f = np.asarray(task.apply_fn(task.params, task.x[rows]))
+    first = 0.5 * np.sum((f - task.targets[rows]) ** 2, axis=1).mean()
+    assert batch_log(run).loss[0] == pytest.approx(first, rel=1e-5)
+    np.testing.assert_allclose(batch_log(run).seconds[::2], run.seconds[:-1])
+    # a prefix of the run knows no later batch; one of the log ends where it is told to
+    assert prefix(run, 5).batch_loss.tolist() == run.batch_loss[:4].tolist()
+    assert prefix(batch_log(run), 5).loss.tolist() == run.batch_loss[:6].tolist()
+    stopped = ttp.finetune(task, sgd, every=4, stop=lambda seen: True, **common)
+    assert len(stopped.batch_loss) == stopped.budget_steps == 0
+    with pytest.raises(InputError, match="at least one step"):
+        batch_log(stopped)
+    with pytest.raises(InputError, match="real run"):
+        batch_log(curve([1.0, 0.5]))
+
+
+def test_the_log_of_a_run_that_diverges_is_not_finite():
+    task = linear.task("mse")
+    run = ttp.finetune(task, ttp.SGD(1e30, batch_size=4), steps=12, every=4)
+    assert len(run.batch_loss) == 12
+    assert np.isfinite(run.batch_loss[0])
+    assert not np.isfinite(run.batch_loss[-1])

@@ -56,6 +56,7 @@ def select(curve: Curve, rows: Int[np.ndarray, " k"]) -> Curve:
         for name in ("steps", "loss", "accuracy", "seconds")
     }
     held_out = None if curve.held_out is None else select(curve.held_out, rows)
+    taken = None if curve.batch_loss is None else curve.batch_loss[: series["steps"][-1]]
     return replace(
         curve,
         **series,
@@ -64,6 +65,34 @@ def select(curve: Curve, rows: Int[np.ndarray, " k"]) -> Curve:
         flops=0.0,
         planned_steps=None,
         held_out=held_out,
+        batch_loss=taken,
+    )
+
+
+def batch_log(curve: Curve) -> Curve:
+    """What a real run logs for nothing: the mini-batch loss of every step, as a curve.
+
+    The curve that TSE and LCGA were made for. The loss that batch ``k + 1`` sees is read
+    after ``k`` updates, so its steps are ``0..s-1``; its accuracy is not known, its seconds
+    are those of the run.
+
+    Args:
+        curve: Of a real run, or a :func:`prefix` of one.
+
+    Raises:
+        InputError: No loss of mini-batches was logged, or no step was taken.
+    """
+    if curve.batch_loss is None or not len(curve.batch_loss):
+        raise InputError(
+            "the log of mini-batches needs a real run of at least one step, got a curve "
+            "without; take it from ttp.finetune"
+        )
+    steps = np.arange(len(curve.batch_loss))
+    return Curve(
+        steps=steps,
+        loss=np.asarray(curve.batch_loss, float),
+        accuracy=np.full(len(steps), np.nan),
+        seconds=np.interp(steps, curve.steps, curve.seconds),
     )
 
 

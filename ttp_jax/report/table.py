@@ -54,6 +54,8 @@ def render(record: Record) -> Group:
             cells.append("-" if error is None else f"{error:.0%}")
         table.add_row(*cells)
     lines = [Text(line) for line in cost_lines(record)]
+    if "stop" in result:
+        lines.append(Text(stop_line(record)))
     trust = result["trust"]
     if trust is not None:
         style = "bold green" if trust["ok"] else "bold red"
@@ -199,6 +201,29 @@ def cost_lines(record: Record) -> list[str]:
             f"({cost['ratio_flops']:.1f} times in operations counted)"
         )
     return lines
+
+
+def stop_line(record: Record) -> str:
+    """Where the rule ended the run, what that saved, and where it was predicted to."""
+    found = record.result["stop"]
+    level, quantity = found["level"], found["quantity"]
+    rule = f"one per cent more steps takes under {level:g} % off the {quantity}"
+    parts = []
+    if "measured" in record.curves:
+        measured = record.curves["measured"]
+        if measured.saved_steps:
+            seconds = found["saved_seconds"]
+            of_time = "" if seconds is None else f", about {seconds:.1f} s"
+            parts.append(
+                f"stopped at step {measured.budget_steps} of {measured.planned_steps}: "
+                f"{found['saved_steps']} steps saved ({found['saved_share']:.0%}{of_time})"
+            )
+        else:
+            parts.append(f"not stopped in {measured.budget_steps} steps")
+    if "predicted" in record.curves:
+        step = found["predicted_steps"]
+        parts.append(f"predicted stop: {'never' if step is None else f'step {step}'}")
+    return f"{', '.join(parts)} ({rule})"
 
 
 def _time(entry: dict[str, Any], side: str) -> list[str]:
