@@ -163,6 +163,20 @@ class Trust:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The models at some steps of a run, predicted or measured."""
+
+    steps: Int[np.ndarray, " k"]
+    """Steps after which they were kept."""
+    outputs: Float[np.ndarray, "k nm c"]
+    """Of all samples: those that are trained on, then those held out."""
+    gram: Float[np.ndarray, "k1 k1"]
+    """Inner products of ``w_0, w_1 - w_0, ..., w_k - w_0``."""
+    weights: tuple[Params, ...] = ()
+    """Those of a real run; a predicted one has none."""
+
+
+@dataclass(frozen=True)
 class Curve:
     """Loss and accuracy along a run, predicted or measured, on the whole training set.
 
@@ -187,6 +201,8 @@ class Curve:
     """The same run read at the same steps on the samples held out, where there are any."""
     planned_steps: int | None = None
     """Steps of the full run, where a rule stopped this one before its end."""
+    kept: Kept | None = None
+    """Models along the way, where they were asked for; no part of a record."""
 
     @property
     def saved_steps(self) -> int:

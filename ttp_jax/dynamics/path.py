@@ -51,6 +51,39 @@ class Waypoint(NamedTuple):
         return Waypoint(*(np.asarray(v) for v in self)) if self.passed else None
 
 
+class Places(NamedTuple):
+    """Outputs and coefficients of the weights (:class:`Path`) after some of the steps."""
+
+    outputs: Any
+    """``[k, n + m, c]``."""
+    alpha: Any
+    """``[k, n c]``."""
+    shrink: Any
+    """``[k]``."""
+
+    def with_one(self, slot: jax.Array, one: "Places") -> "Places":
+        """The same with ``one`` in its slot; one whose slot there is not is dropped."""
+        return jax.tree.map(lambda all, new: all.at[slot].set(new, mode="drop"), self, one)
+
+    def gram(
+        self,
+        theta: Float[np.ndarray, "nc nc"],
+        q0: Float[np.ndarray, " nc"],
+        size: float,
+    ) -> Float[np.ndarray, "k1 k1"]:
+        """Inner products of ``w_0`` and of all ``w_i - w_0 = -s_i w_0 - J^T alpha_i``.
+
+        Args:
+            theta: Kernel ``J J^T`` of the samples that are trained on.
+            q0: ``J w_0`` of these.
+            size: ``|w_0|^2``.
+        """
+        along = np.append(1.0, -self.shrink)
+        alpha = np.concatenate([np.zeros((1, len(q0))), -self.alpha])
+        mixed = np.outer(along, alpha @ q0)
+        return size * np.outer(along, along) + mixed + mixed.T + alpha @ theta @ alpha.T
+
+
 @dataclass(frozen=True)
 class Path:
     """Loss and accuracy of the linearised model at the steps that were read.
@@ -75,6 +108,8 @@ class Path:
     accuracy_quantiles: Mapping[float, np.ndarray] | None = None
     held_out: Readings | None = None
     """On the samples that are not trained on; all else is of those that are."""
+    places: Places | None = None
+    """After the steps that were to be kept."""
 
     @property
     def trained(self) -> Readings:
