@@ -617,9 +617,9 @@ def cost_ahead(
         or kernel_samples is not None
     ):
         raise InputError(
-            "models along the way (keep) need solver 'simulate' without calibrate_steps, "
-            f"relinearize and kernel_samples, got {solver!r}, {calibrate_steps}, "
-            f"{relinearize} and {kernel_samples}; leave these out"
+            "models along the way (keep, snapshots) need solver 'simulate' without "
+            f"calibrate_steps, relinearize and kernel_samples, got {solver!r}, "
+            f"{calibrate_steps}, {relinearize} and {kernel_samples}; leave these out"
         )
     if task.m and (solver != "simulate" or kernel_samples is not None):
         raise InputError(

@@ -26,7 +26,7 @@ HALVINGS = 8
 _FIXED = (
     "solver", "paths", "heads", "noise", "effective_rate", "calibrate_steps", "relinearize",
     "kernel_samples", "smoothing", "every", "held_out", "optimizer", "beta1", "beta2",
-    "adam_eps",
+    "adam_eps", "method", "cycles", "alpha0", "last",
 )  # fmt: skip
 """Options of a prediction that a sweep does not have."""
 
