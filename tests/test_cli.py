@@ -290,14 +290,14 @@ def test_interrupted(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_snapshots(loss, tmp_path, capsys):
     small = [option for option in SMALL if not option.startswith("--lr")]
-    options = ("--method=snapshot", "--cycles=3", "--last=2", "--lr=1e-4", "--alpha0=2e-4")
+    options = ("--method=snapshot", "--cycles=3", "--last=2", "--lr=1e-5", "--alpha0=2e-6")
     common = (*small, *options, f"--loss={loss}", "--held-out=4", "--out", tmp_path)
     status, out, _ = ttp("compare", *common, "--json", capsys=capsys)
     assert status == 0
     printed = json.loads(out)
     found = printed["snapshot"]
     assert {name: found[name] for name in ("cycles", "last", "alpha0", "steps")} == {
-        "cycles": 3, "last": 2, "alpha0": 2e-4, "steps": [6, 12, 18]
+        "cycles": 3, "last": 2, "alpha0": 2e-6, "steps": [6, 12, 18]
     }  # fmt: skip
     assert [(entry["of"], entry["samples"]) for entry in found["quality"]] == [
         (of, samples)
