@@ -134,7 +134,7 @@ class Bench:
             "steps": plan.steps,
             "seed": stream,
             "every": min(self.built.every, plan.steps),
-            "keep": plan.keep.tolist(),
+            "keep": plan.keep,
         }
 
     def _measured(self, plan: Plan, stream: int, head: _Head):
@@ -179,8 +179,16 @@ def quality(task: Task, f: np.ndarray | None) -> dict[str, Any] | None:
     if f is None or not np.isfinite(f).all():
         return None
     return {
-        name: dataclasses.asdict(ensemble.quality(task.loss, f[rows], y))
+        name: _rounded(ensemble.quality(task.loss, f[rows], y))
         for name, (rows, y) in parts(task).items()
+    }
+
+
+def _rounded(found: ensemble.Quality | diversity.Apart) -> dict[str, Any]:
+    """Its fields, to six digits: a record of many runs stays small."""
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in dataclasses.asdict(found).items()
     }
 
 
@@ -215,6 +223,6 @@ def pairs(task: Task, found: dict[Side, Models | None]) -> list[dict[Side, dict[
             task.loss, models.outputs[:, rows], y, gram=models.gram, middles=middles
         )
     return [
-        {side: dataclasses.asdict(pair) for side, pair in zip(sides, both, strict=True)}
+        {side: _rounded(pair) for side, pair in zip(sides, both, strict=True)}
         for both in zip(*sides.values(), strict=True)
     ]

@@ -1,7 +1,7 @@
 """Tables and figures of snapshot ensembles and what stands beside them, from records alone."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from ttp_jax.records import Record
 
 NO_CYCLES = "no cycles"
 """The plain run, its models averaged all the same."""
-EPSILONS = (0.5, 0.2, 0.1)
+EPSILONS = (0.3, 0.1, 0.05)
 """Of the initial loss."""
+MARGIN = 0.02
+"""Losses that differ by less are alike."""
 METHODS = (NO_CYCLES, "snapshots", "restarts", "restarts, other heads", "SWA", "FGE")
 COLOURS = dict(zip(METHODS, harness.COLOURS, strict=False))
 
@@ -80,17 +82,24 @@ def by_method(found: Sequence[Record], method: str) -> list[str]:
     real = gains["measured"]
     if not real:
         return [method, "0", *["-"] * 5]
-    foreseen = sum(
-        (p.loss < 1) == (r.loss < 1) for p, r in zip(gains["predicted"], real, strict=True)
-    )
+    verdicts = [
+        [_verdict(value.loss) for value in gains[side]] for side in SIDES
+    ]  # fmt: skip
+    foreseen = sum(p == r for p, r in zip(*verdicts, strict=True))
     columns = [
         " / ".join(
             _span([getattr(g, name) for g in gains[side]], digits) for side in SIDES[::-1]
         )
         for name, digits in (("loss", 2), ("accuracy", 1), ("calibrated", 3))
     ]
-    better = sum(r.loss < 1 for r in real)
-    return [method, str(len(real)), *columns, f"{better} of {len(real)}", f"{foreseen}"]
+    told = f"{verdicts[1].count('better')} / {verdicts[1].count('worse')}"
+    return [method, str(len(real)), *columns, told, str(foreseen)]
+
+
+def _verdict(ratio: float) -> str:
+    if abs(ratio - 1) <= MARGIN:
+        return "alike"
+    return "better" if ratio < 1 else "worse"
 
 
 def _span(values: Sequence[float], digits: int) -> str:
@@ -212,8 +221,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             "loss over the plain run's",
             "accuracy less its, points",
             "calibrated log-likelihood less its",
-            "really better",
-            "better or not, foreseen",
+            f"really better / worse by more than {MARGIN:.0%}",
+            "which of these, foreseen",
         ],
         [by_method(found, method) for method in METHODS],
     )
@@ -269,44 +278,61 @@ def _plain_row(record: Record) -> list[str]:
 
 def _gains(axis, found: Sequence[Record]) -> None:
     """Loss over the plain run's, predicted over measured, every setting."""
-    for method in METHODS:
-        points = [
+    points = {
+        method: [
             (real.loss, predicted.loss)
             for record in found
             for entry in settings(record, method)
             if (real := gain(record, entry, "measured")) is not None
             and (predicted := gain(record, entry, "predicted")) is not None
         ]
-        if points:
-            axis.loglog(
-                *np.array(points).T, "o", color=COLOURS[method], markersize=3, alpha=0.7,
-                label=method,
-            )  # fmt: skip
-    axis.axline((1, 1), (2, 2), color="0.6", linewidth=0.8, zorder=0)
+        for method in METHODS
+    }
+    _against(axis, points)
     axis.axvline(1, color="0.85", linewidth=0.8, zorder=0)
     axis.axhline(1, color="0.85", linewidth=0.8, zorder=0)
-    axis.set(
-        xlabel="measured held-out loss over the plain run's",
-        ylabel="predicted, without training",
-    )
+    axis.set_xlabel("measured held-out loss over the plain run's", fontsize=9)
+    axis.set_ylabel("predicted", fontsize=9)
     axis.legend(frameon=False, fontsize=7)
 
 
 def _apart(axis, found: Sequence[Record]) -> None:
-    """Distances of outputs, measured over predicted."""
-    for method in METHODS:
-        points = [
+    """Distances of outputs, those of linear models over the real ones."""
+    points = {
+        method: [
             (pair["measured"]["output_distance"], pair["predicted"]["output_distance"])
             for record in found
             for pair in record.result["apart"]
             if pair["method"] == method
         ]
-        if points:
-            axis.loglog(
-                *np.array(points).T, "o", color=COLOURS[method], markersize=3, alpha=0.7
-            )
-    axis.axline((1, 1), (2, 2), color="0.6", linewidth=0.8, zorder=0)
-    axis.set(xlabel="measured distance of two models' outputs", ylabel="of linear ones")
+        for method in METHODS
+    }
+    _against(axis, points)
+    axis.set_xlabel("measured distance of two models' outputs", fontsize=9)
+    axis.set_ylabel("predicted", fontsize=9)
+
+
+def _against(axis, points: Mapping[str, list[tuple[float, float]]]) -> None:
+    """A mark a pair, both axes alike, ticks at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    every = np.array([pair for found in points.values() for pair in found])
+    if not len(every):
+        return
+    ends = every.min() / 1.1, every.max() * 1.1
+    for method, found in points.items():
+        if found:
+            axis.plot(
+                *np.array(found).T, "o", color=COLOURS[method], markersize=3, alpha=0.7,
+                label=method,
+            )  # fmt: skip
+    axis.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    subs = (1, 2, 5) if ends[1] < 100 * ends[0] else (1,)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(LogLocator(subs=subs))
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter(NullFormatter())
 
 
 def _curves(axis, record: Record) -> None:

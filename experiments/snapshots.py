@@ -53,7 +53,7 @@ class Config:
     """Cycles whose members are compared pair by pair, and restarted with other heads."""
 
 
-BASE = study.Config(held_out=40, epochs=60, batch_size=25, every=12, momentum=0.9)
+BASE = study.Config(held_out=40, epochs=60, batch_size=25, every=6, momentum=0.9)
 
 
 def smoke(data: Path) -> list[Config]:
@@ -69,7 +69,7 @@ def paper(data: Path) -> list[Config]:
     """Four tasks, three seeds; one seed after the other."""
     embedded = [
         dataclasses.replace(BASE, data=f"npz:{data / 'datasets' / name}.npz", lr=lr)
-        for name, lr in (("signdigits10_100", 1.5e-4), ("cifar10_jpeg32", 1.5e-4))
+        for name, lr in (("signdigits10_100", 6e-4), ("cifar10_jpeg32", 1.5e-4))
     ]
     mlp = dataclasses.replace(
         BASE, model="mlp", weights="random", data="digits", image_size=8, lr=1.5e-4
@@ -81,6 +81,7 @@ def paper(data: Path) -> list[Config]:
         data=f"npz:{data / 'datasets/clothing10_128.npz'}",
         image_size=32,
         epochs=40,
+        every=20,
         lr=2.5e-4,
     )
     ladder = (1.0, 2.0, 4.0, 8.0, 16.0)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from ttp_jax import outputs
 from ttp_jax.optimizers import Adam, Optimizer
 from ttp_jax.progress import bar
-from ttp_jax.reading import at_weights, kept_steps, read_steps
+from ttp_jax.reading import Keep, at_weights, kept_steps, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Kept, Params, Task
 
@@ -53,7 +53,7 @@ def finetune(
     seed: int = 0,
     every: int = 1,
     stop: Callable[[Curve], bool] | None = None,
-    keep: Sequence[int] = (),
+    keep: Keep = (),
 ) -> Curve:
     """Train the task for real and read its curve on all samples, those held out apart.
 

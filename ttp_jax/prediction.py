@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.progress import bar
-from ttp_jax.reading import Readings, kept_steps, read_steps
+from ttp_jax.reading import Keep, Readings, kept_steps, read_steps
 from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Kept, Task, Trust
 
@@ -55,7 +55,7 @@ def predict(
     calibrate_steps: int = 0,
     relinearize: float | None = None,
     kernel_samples: int | None = None,
-    keep: Sequence[int] = (),
+    keep: Keep = (),
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -310,7 +310,7 @@ def _by_one(
     noise: Noise,
     seed: int,
     many: int | None,
-    keep: Sequence[int],
+    keep: Keep,
     memory_budget_bytes: int | None,
     expected: KernelCost,
 ) -> _Found:
@@ -512,7 +512,7 @@ def _path(
     q0: np.ndarray | None,
     seed: int,
     paths: int,
-    keep: Sequence[int],
+    keep: Keep,
     **common: Any,
 ) -> Path:
     """What a solver makes of ``(theta, f0, targets, sgd)``; each takes what it has use for."""
@@ -544,7 +544,7 @@ def cost_ahead(
     calibrate_steps: int = 0,
     relinearize: float | None = None,
     kernel_samples: int | None = None,
-    keep: Sequence[int] = (),
+    keep: Keep = (),
     seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:

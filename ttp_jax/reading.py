@@ -10,6 +10,9 @@ from jaxtyping import Float, Int
 from ttp_jax import losses, outputs
 from ttp_jax.types import InputError, LossName, Params, Task
 
+Keep = Sequence[int] | Int[np.ndarray, " k"]
+"""Steps after which the model is kept, ascending in ``1..T``."""
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -54,7 +57,7 @@ def read_steps(steps: int, every: int) -> Int[np.ndarray, " t"]:
     return np.unique(np.append(np.arange(0, steps + 1, every), steps))
 
 
-def kept_steps(keep: Sequence[int], steps: int) -> Int[np.ndarray, " k"]:
+def kept_steps(keep: Keep, steps: int) -> Int[np.ndarray, " k"]:
     """Steps after which the model is kept, as an array.
 
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.classes import Outputs
 from ttp_jax.optimizers import SGD, Adam, DecayToward, Optimizer
 from ttp_jax.prediction import Solver, cost_ahead, predict
+from ttp_jax.reading import Keep
 from ttp_jax.sampling import Sampling
 from ttp_jax.types import (
     Curve,
@@ -416,11 +417,11 @@ def run(
         f"{built.task.c} classes{held_out}, {built.provenance['parameters_trained']:,} weights "
         f"trained, {built.steps} steps, curve read every {built.every}"
     ]
-    runs: dict[str, tuple[Optimizer, Sequence[int]]] = {"": (built.sgd, ())}
+    runs: dict[str, tuple[Optimizer, Keep]] = {"": (built.sgd, ())}
     if plan is not None:
         assert isinstance(built.sgd, SGD)
         runs = {
-            "": (plan.of(built.sgd), plan.keep.tolist()),
+            "": (plan.of(built.sgd), plan.keep),
             snapshot_evaluation.PLAIN: (built.sgd, [built.steps]),
         }
         # One kernel for both.

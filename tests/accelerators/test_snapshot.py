@@ -26,7 +26,7 @@ def both_sides(loss):
     task = linear.task(loss, m=4)
     sgd = PLAN.of(ttp.SGD(1.0, 0.9, True, 0.02, 5))
     return task, *(
-        run(task, sgd, steps=STEPS, seed=3, keep=PLAN.keep.tolist())
+        run(task, sgd, steps=STEPS, seed=3, keep=PLAN.keep)
         for run in (ttp.predict, ttp.finetune)
     )
 
@@ -83,7 +83,7 @@ def test_weight_distances_are_those_of_the_weights():
 def test_a_snapshot_is_the_model_at_the_cycles_end_before_the_jump():
     task = bent()
     sgd = PLAN.of(ttp.SGD(1.0, 0.9, batch_size=5))
-    kept = ttp.finetune(task, sgd, steps=STEPS, seed=1, keep=PLAN.keep.tolist()).kept
+    kept = ttp.finetune(task, sgd, steps=STEPS, seed=1, keep=PLAN.keep).kept
     assert len(kept.weights) == CYCLES
     for end, weights in ((6, kept.weights[0]), (18, kept.weights[2])):
         short = dataclasses.replace(sgd, learning_rate=PLAN.learning_rates[:end])
@@ -96,7 +96,7 @@ def test_a_snapshot_is_the_model_at_the_cycles_end_before_the_jump():
 def test_momentum_is_carried_over_a_restart(nesterov):
     task = bent()
     sgd = PLAN.of(ttp.SGD(1.0, 0.9, nesterov, 0.01, 5))
-    kept = ttp.finetune(task, sgd, steps=STEPS, seed=2, keep=PLAN.keep.tolist()).kept
+    kept = ttp.finetune(task, sgd, steps=STEPS, seed=2, keep=PLAN.keep).kept
 
     def by_hand(reset):
         w, found = task.params, []
@@ -164,13 +164,13 @@ def test_expected_distances_and_losses_against_many_streams(momentum, nesterov, 
     plan = snapshot.snapshots(0.3 * (1 - momentum), steps, cycles)
     sgd = plan.of(ttp.SGD(1.0, momentum, nesterov, 0.0, 4, sampling))
     problem = J @ J.T, f0, task.targets, sgd
-    _, found = moments(*problem, steps=steps, keep=plan.keep.tolist())
+    _, found = moments(*problem, steps=steps, keep=plan.keep)
     assert found.products is not None
 
     drawn = np.stack(
         [
             simulate(
-                *problem, loss="mse", steps=steps, seed=seed, keep=plan.keep.tolist()
+                *problem, loss="mse", steps=steps, seed=seed, keep=plan.keep
             ).places.outputs
             for seed in range(runs)
         ]
@@ -205,8 +205,8 @@ def test_products_without_noise_are_those_of_the_path():
     J, _ = linear.jacobian(task)
     f0 = np.asarray(task.apply_fn(task.params, task.x))
     problem = J @ J.T, f0, task.targets, PLAN.of(ttp.SGD(1.0, 0.5))
-    _, found = moments(*problem, steps=STEPS, keep=PLAN.keep.tolist())
-    path = simulate(*problem, loss="mse", steps=STEPS, keep=PLAN.keep.tolist())
+    _, found = moments(*problem, steps=STEPS, keep=PLAN.keep)
+    path = simulate(*problem, loss="mse", steps=STEPS, keep=PLAN.keep)
     r = (path.places.outputs - task.targets).reshape(CYCLES, -1)
     np.testing.assert_allclose(found.products, r @ r.T, atol=1e-10)
 
@@ -216,7 +216,7 @@ def test_shuffled_epochs_have_no_products():
     problem = np.eye(36), np.zeros((12, 3)), task.targets
     sgd = PLAN.of(ttp.SGD(1.0, batch_size=4))
     with pytest.raises(InputError, match="independent batches"):
-        moments(*problem, sgd, steps=STEPS, keep=PLAN.keep.tolist())
+        moments(*problem, sgd, steps=STEPS, keep=PLAN.keep)
 
 
 def test_restarts_share_the_budget_and_the_cycle():

@@ -1,6 +1,6 @@
 """Mean and covariance of the outputs under mini-batch SGD."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from ttp_jax.dynamics import noise as batch_noise
 from ttp_jax.dynamics.gaussian import Expected, expected
 from ttp_jax.dynamics.path import Path, Waypoint
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import kept_steps, read_steps, slots_of
+from ttp_jax.reading import Keep, kept_steps, read_steps, slots_of
 from ttp_jax.types import InputError, LossName
 
 Form = Literal["discrete", "sde"]
@@ -41,7 +41,7 @@ def moments(
     every: int = 1,
     form: Form = "discrete",
     noise: batch_noise.Noise = "exact",
-    keep: Sequence[int] = (),
+    keep: Keep = (),
 ) -> tuple[Path, Moments]:
     """Expected loss of SGD on the linearised model, from the recursion of two moments.
 

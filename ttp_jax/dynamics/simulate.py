@@ -1,6 +1,6 @@
 """Exact function-space SGD of the linearised model, on the real stream of mini-batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.path import Path, Places, Waypoint, quantiles
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import Readings, kept_steps, of_both, read_steps, slots_of
+from ttp_jax.reading import Keep, Readings, kept_steps, of_both, read_steps, slots_of
 from ttp_jax.types import InputError, LossName
 
 OTHER_SEEDS = 1_000_003
@@ -35,7 +35,7 @@ def simulate(
     paths: int = 1,
     first: int = 0,
     u0: Float[np.ndarray, "k c"] | None = None,
-    keep: Sequence[int] = (),
+    keep: Keep = (),
 ) -> Path:
     """SGD of ``f_0 + J (w - w_0)`` without ever forming ``w``.
 

@@ -64,6 +64,7 @@ def select(curve: Curve, rows: Int[np.ndarray, " k"]) -> Curve:
         flops=0.0,
         planned_steps=None,
         held_out=held_out,
+        kept=None,
     )
 
 
