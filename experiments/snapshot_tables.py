@@ -19,7 +19,7 @@ EPSILONS = (0.3, 0.1, 0.05)
 MARGIN = 0.02
 """Losses that differ by less are alike."""
 METHODS = (NO_CYCLES, "snapshots", "restarts", "restarts, other heads", "SWA", "FGE")
-COLOURS = dict(zip(METHODS, harness.COLOURS, strict=False))
+COLOURS: dict[str, str] = dict(zip(METHODS, harness.COLOURS, strict=False))
 
 
 def best(entries: Sequence[dict[str, Any]], side: Side) -> dict[str, Any]:

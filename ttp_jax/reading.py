@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from ttp_jax import losses, outputs
 from ttp_jax.types import InputError, LossName, Params, Task
 
-Keep = Sequence[int] | Int[np.ndarray, " k"]
+Keep = Sequence[int] | Int[np.ndarray, " kept"]
 """Steps after which the model is kept, ascending in ``1..T``."""
 
 
