@@ -46,7 +46,7 @@ class Gain:
 
 def gain(record: Record, entry: dict[str, Any], side: Side) -> Gain | None:
     """Of one setting; ``None`` of a lost run."""
-    plain, own = best(record.result["ladder"], "measured")[side], entry[side]
+    plain, own = plain_run(record, "measured")[side], entry[side]
     if plain is None or own is None:
         return None
     plain, own = plain["told"], own["told"]
@@ -57,6 +57,21 @@ def gain(record: Record, entry: dict[str, Any], side: Side) -> Gain | None:
         100 * (own["accuracy"] - plain["accuracy"]),
         own["calibrated"] - plain["calibrated"],
     )
+
+
+def plain_run(record: Record, side: Side) -> dict[str, Any]:
+    """The one to compare with: the best of the ladder and of single cosine cycles.
+
+    A cycle at twice the chosen rate is a plain run too, and may be the better one.
+    """
+    found = record.result
+    rate = best(found["ladder"], "measured")["rate"]
+    single = [
+        {**entry, "rate": entry["peak"] * rate, "schedule": "cosine"}
+        for entry in found["averaged"]
+        if entry["method"] == "snapshots" and entry["cycles"] == 1
+    ]
+    return best([*found["ladder"], *single], side)
 
 
 def settings(record: Record, method: str) -> list[dict[str, Any]]:
@@ -262,8 +277,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
 
 def _plain_row(record: Record) -> list[str]:
     """The plain run, and the one that the prediction would have chosen."""
-    ladder = record.result["ladder"]
-    real, named = best(ladder, "measured"), best(ladder, "predicted")
+    real, named = plain_run(record, "measured"), plain_run(record, "predicted")
     worse = named["measured"] and named["measured"]["told"]["loss"]
     return [
         name_of(record),

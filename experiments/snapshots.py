@@ -1,17 +1,31 @@
 """Snapshot ensembles, restarts, SWA and FGE at one budget: predicted, run, and compared.
 
-    python -m experiments.snapshots paper --data data      hours, two cores; goes on if stopped
+    python -m experiments.snapshots paper --data data      an hour and a half, two idle cores
     python -m experiments.snapshots smoke                  a minute
     python -m experiments.snapshots table                  from the records there are
 
 Huang et al. (arXiv 1704.00109) compare with a plain run that is not tuned and with short runs
-of another schedule. Here the plain run has its rate and schedule from a ladder, by the loss on
-half of the held-out pictures; everything has its budget of steps and its stream of
-mini-batches; restarts have the cosine cycle and the peak of the snapshots; and what is told is
-read on the other half. Peaks are one and two times the plain run's rate, the tails of SWA and
-FGE cycle at half of those. Of every method the setting (cycles, peak, how many are averaged) is
-the one with the lowest loss on the first half. Every run is predicted too, all from one kernel
-(a kernel more for each other head), and told at the same settings.
+of another schedule. Here the plain run has its rate and schedule from a ladder (and from single
+cosine cycles at the peaks of the snapshots), by the loss on half of the held-out pictures;
+everything has its budget of steps; restarts have the cosine cycle and the peak of the
+snapshots; and what is told is read on the other half. Peaks are one and two times the plain
+run's rate; the tails of SWA and FGE are at half of those. Of every method the setting (cycles,
+peak, how many are averaged) is the one with the lowest loss on the first half. Every run is
+predicted too, all from one kernel (a kernel more for each other head), and told at the same
+settings. Four tasks (embedded network on sign-language digits and on CIFAR-10, an MLP from
+random weights on digits, CIFAR ResNet-20 on clothes), three seeds.
+
+The time of ``paper`` is an estimate: of its twelve runs the first and the third took 9.6 and 2
+minutes beside other work on the same two cores.
+
+Expect (these two): SWA and FGE are the plain run over again (losses within 1 %). Cycles at the
+plain run's own rate cost loss, the more of them the more (four 7 %, six 17 %). At twice that
+rate the best snapshots are 10 % better on one task; a single cycle there, which the choice
+passed over, is 8 and 14 % better on the two. Restarts from the same weights are 13 % better and
+20 % worse. Predicted ratios of snapshots to the plain run are 2 % off at the median on
+sign-language digits, 20 % on the MLP. Real snapshots are 2.4 times as far apart as linear ones
+at the median, and models of the plain run itself 1.5 times; no pair of either has a barrier
+between.
 """
 
 import dataclasses
