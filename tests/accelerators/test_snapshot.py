@@ -62,6 +62,22 @@ def test_predicted_and_real_snapshots_are_one_in_a_linear_model(loss):
         assert other.barrier == 0
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("weight_decay", "toward"), [(0.0, "zero"), (0.03, "zero"), (0.03, "initial")]
+)
+def test_inner_products_under_every_decay(weight_decay, toward):
+    task = linear.task("cross_entropy")
+    sgd = PLAN.of(ttp.SGD(1.0, 0.8, False, weight_decay, decay_toward=toward))
+    predicted, measured = (
+        run(task, sgd, steps=STEPS, keep=[3, STEPS]).kept
+        for run in (ttp.predict, ttp.finetune)
+    )
+    np.testing.assert_allclose(predicted.gram, measured.gram, atol=1e-10)
+    np.testing.assert_allclose(predicted.outputs, measured.outputs, atol=1e-10)
+
+
 @pytest.mark.usefixtures("x64")
 def test_weight_distances_are_those_of_the_weights():
     _, _, measured = both_sides("mse")
