@@ -183,6 +183,16 @@ def refused(*arguments, capsys, out_folder):
         (["--stop-elasticity=1", "--stop-window=1"], "window must be at least 2"),
         (["--stop-patience=2"], "stop_patience need stop_elasticity"),
         (["--weights=missing.npz"], "missing.npz"),
+        (["--method=boosting"], "--method"),
+        (["--cycles=2", "--last=1"], "method 'plain' has no cycles, last"),
+        (["--method=snapshot", "--cycles=19"], "cycles must lie in 1..18"),
+        (["--method=snapshot", "--cycles=0"], "cycles must lie in 1..18"),
+        (["--method=snapshot", "--cycles=7"], "take 6 cycles"),
+        (["--method=snapshot", "--last=5"], "last must lie in 1..4"),
+        (["--method=snapshot", "--alpha0=0"], "(alpha0) must be positive, got 0"),
+        (["--method=snapshot", "--optimizer=adam"], "needs optimizer sgd"),
+        (["--method=snapshot", "--heads=2"], "without heads, got sgd and 2"),
+        (["--method=snapshot", "--solver=ode"], "need solver 'simulate'"),
     ],
 )
 def test_bad_arguments(arguments, says, tmp_path, capsys):
@@ -280,6 +290,62 @@ def test_interrupted(tmp_path, capsys, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_snapshots(loss, tmp_path, capsys):
+    small = [option for option in SMALL if not option.startswith("--lr")]
+    options = ("--method=snapshot", "--cycles=3", "--last=2", "--lr=1e-5", "--alpha0=2e-6")
+    common = (*small, *options, f"--loss={loss}", "--held-out=4", "--out", tmp_path)
+    status, out, _ = ttp("compare", *common, "--json", capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    found = printed["snapshot"]
+    assert {name: found[name] for name in ("cycles", "last", "alpha0", "steps")} == {
+        "cycles": 3, "last": 2, "alpha0": 2e-6, "steps": [6, 12, 18]
+    }  # fmt: skip
+    assert [(entry["of"], entry["samples"]) for entry in found["quality"]] == [
+        (of, samples)
+        for samples in ("trained", "held_out")
+        for of in ("ensemble", "last snapshot", "plain")
+    ]
+    assert len(found["pairs"]) == 6
+    for entry in found["pairs"]:
+        assert entry["measured_weight_distance"] > 0
+        # at so low a rate the network is nearly linear
+        assert entry["predicted_weight_distance"] == pytest.approx(
+            entry["measured_weight_distance"], rel=0.05
+        )
+    assert {entry["rule"] for entry in found["speed_up"]} == {"fraction_of_initial", "loss"}
+    folder = tmp_path / printed["record"].split("/")[-1]
+    assert (folder / "curves.png").stat().st_size > 5000
+    record = records.load(folder)
+    assert record.result == printed
+    assert set(record.curves) == {
+        "predicted", "measured", "plain_predicted", "plain_measured"
+    }  # fmt: skip
+    quality = {(entry["of"], entry["samples"]): entry for entry in found["quality"]}
+    for side in ("predicted", "measured"):
+        assert record.arrays[f"{side}_snapshots"].shape == (3, 50, 5)
+        for name, samples in (("", "last snapshot"), ("plain_", "plain")):
+            curve = record.curves[f"{name}{side}"]
+            entry = quality[(samples, "trained")]
+            assert entry[f"{side}_loss"] == pytest.approx(curve.loss[-1], rel=1e-5)
+            entry = quality[(samples, "held_out")]
+            assert entry[f"{side}_loss"] == pytest.approx(curve.held_out.loss[-1], rel=1e-5)
+    status, out, _ = ttp("compare", *common, capsys=capsys)
+    for words in ("3 snapshots", "the last 2 averaged", "how far apart", "times faster"):
+        assert words in out
+
+
+@pytest.mark.parametrize("command", ["predict", "finetune"])
+def test_snapshots_of_one_side(command, tmp_path, capsys):
+    arguments = (*SMALL, "--method=snapshot", "--cycles=1", "--out", tmp_path)
+    status, out, _ = ttp(command, *arguments, capsys=capsys)
+    assert status == 0
+    assert "1 snapshots, alpha0 0.01" in out
+    assert "how far apart" not in out
+
+
 def test_sweep(tmp_path, capsys):
     grid = ["--momenta", "0", "0.9", "--rate-count", "9", "--lengths", "1"]
     arguments = ("sweep", *SMALL, *grid, "--batch-sizes", "6", "None", "--out", tmp_path)
@@ -308,6 +374,7 @@ def test_sweep(tmp_path, capsys):
     ("option", "said"),
     [
         ("--solver=ode", "a sweep has no solver"),
+        ("--method=snapshot", "a sweep has no method"),
         ("--optimizer=adam", "a sweep has no optimizer"),
         ("--stop-elasticity=1", "a sweep has no stop_elasticity"),
         ("--epsilon=0.1 0.2", "reads one threshold"),

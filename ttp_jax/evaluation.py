@@ -16,6 +16,7 @@ PREDICTION_PARTS = (
     "solve_s",
     "trust_s",
     "timing_s",
+    "kept_s",
 )
 
 _HELD_OUT = (

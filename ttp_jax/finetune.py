@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from ttp_jax import outputs
 from ttp_jax.optimizers import Adam, Optimizer
 from ttp_jax.progress import bar
-from ttp_jax.reading import at_weights, read_steps
+from ttp_jax.reading import Keep, at_weights, kept_steps, read_steps
 from ttp_jax.timing import measured
-from ttp_jax.types import Curve, InputError, Params, Task
+from ttp_jax.types import Curve, InputError, Kept, Params, Task
 
 
 def optax_of(sgd: Optimizer, steps: int, params: Params) -> optax.GradientTransformation:
@@ -53,6 +53,7 @@ def finetune(
     seed: int = 0,
     every: int = 1,
     stop: Callable[[Curve], bool] | None = None,
+    keep: Keep = (),
 ) -> Curve:
     """Train the task for real and read its curve on all samples, those held out apart.
 
@@ -67,6 +68,8 @@ def finetune(
         every: Read the curve every so many steps.
         stop: Asked at every reading, with the curve so far, whether to end the run there,
             such as :class:`ttp_jax.early_curves.elasticity.ElasticityRule`.
+        keep: Steps after which the weights are kept (:attr:`Curve.kept`); of a run that ends
+            before them there are fewer.
 
     Returns:
         The curve, its ``seconds`` those of the training steps alone; ``timings`` has
@@ -78,8 +81,10 @@ def finetune(
     Raises:
         InputError: Arguments out of range.
 
-    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading.
+    Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading and
+    each step kept.
     """
+    wanted = set(kept_steps(keep, steps).tolist())
     read = read_steps(steps, every)
     stream = sgd.batches(task.n, steps, seed)
     optimizer = optax_of(sgd, steps, task.params)
@@ -108,7 +113,7 @@ def finetune(
     loss = curves[0, 0]
     seconds = np.full(len(read), np.nan)
     train_s = reading_s = 0.0
-    kept = len(read)
+    kept, weights = len(read), {}
     of_batches = []
     with bar("fine-tuning", steps) as advance:
         for at, step_read in enumerate(read):
@@ -118,6 +123,8 @@ def finetune(
                 batch = None if stream is None else stream[k]
                 params, state, value = compiled(params, state, x, y, batch)
                 of_batches.append(value)
+                if k + 1 in wanted:
+                    weights[k + 1] = params
             jax.block_until_ready(params)
             trained = time.perf_counter()
             curves[:, :, at] = read_curves(params)
@@ -155,6 +162,18 @@ def finetune(
         * (sgd.batch_size or task.n)
         * int(read[kept - 1]),
         planned_steps=steps if kept < len(read) else None,
+        kept=_kept(task, weights) if weights else None,
+    )
+
+
+def _kept(task: Task, weights: Mapping[int, Params]) -> Kept:
+    """Weights by step, with their outputs and inner products."""
+    x, found = task.joint.x, tuple(weights.values())
+    return Kept(
+        steps=np.array(list(weights)),
+        outputs=np.stack([outputs.forward(task.apply_fn, w, x) for w in found]),
+        gram=outputs.gram_of_moves(task.params, found),
+        weights=found,
     )
 
 

@@ -112,6 +112,20 @@ def minus(params: Params, along: Sequence[tuple[float, Params]]) -> Params:
     return params
 
 
+def gram_of_moves(start: Params, weights: Sequence[Params]) -> Float[np.ndarray, "k1 k1"]:
+    """Inner products of ``w_0, w_1 - w_0, ..., w_k - w_0``, in float64.
+
+    Cost: ``k^2 p``.
+    """
+    gram = np.zeros((len(weights) + 1,) * 2)
+    for w0, *leaves in zip(*map(jax.tree.leaves, (start, *weights)), strict=True):
+        first = np.asarray(w0, np.float64).ravel()
+        moves = [np.asarray(leaf, np.float64).ravel() - first for leaf in leaves]
+        rows = np.stack([first, *moves])
+        gram += rows @ rows.T
+    return gram
+
+
 def _forward(apply_fn):
     return apply_fn
 

@@ -24,16 +24,16 @@ from ttp_jax.dynamics.adaptive import WAYPOINT_LOSS
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.noise import Noise, require_independent
-from ttp_jax.dynamics.path import Path
+from ttp_jax.dynamics.path import Path, Places
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.progress import bar
-from ttp_jax.reading import Readings, read_steps
+from ttp_jax.reading import Keep, Readings, kept_steps, read_steps
 from ttp_jax.timing import measured
-from ttp_jax.types import Curve, InputError, Task, Trust
+from ttp_jax.types import Curve, InputError, Kept, Task, Trust
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
 _TIMED_STEPS = 6
@@ -57,6 +57,7 @@ def predict(
     calibrate_steps: int = 0,
     relinearize: float | None = None,
     kernel_samples: int | None = None,
+    keep: Keep = (),
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -97,6 +98,8 @@ def predict(
         kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
             extrapolate the curve to all (:mod:`ttp_jax.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
+        keep: Steps after which the linearised model is kept (:attr:`Curve.kept`; solver
+            ``"simulate"``, one linearisation, no real steps).
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
@@ -133,6 +136,7 @@ def predict(
         calibrate_steps=calibrate_steps,
         relinearize=relinearize,
         kernel_samples=kernel_samples,
+        keep=keep,
         seed=seed,
         memory_budget_bytes=memory_budget_bytes,
     )
@@ -184,6 +188,7 @@ def predict(
             paths=paths,
             noise=noise,
             many=None if kernel_samples is None else whole.n,
+            keep=keep,
             expected=expected,
             **common,
         )
@@ -219,6 +224,7 @@ def predict(
             + 3 * calibrate_steps * (sgd.batch_size or task.n)
         ),
         held_out=held_out[0] if held_out else None,
+        kept=found.kept,
     )
 
 
@@ -233,6 +239,7 @@ class _Found:
     compile_s: float
     flops: float
     """Of the prediction itself."""
+    kept: Kept | None = None
 
 
 def _by_many(
@@ -305,6 +312,7 @@ def _by_one(
     noise: Noise,
     seed: int,
     many: int | None,
+    keep: Keep,
     memory_budget_bytes: int | None,
     expected: KernelCost,
 ) -> _Found:
@@ -344,6 +352,7 @@ def _by_one(
             u0=u0,
             seed=seed,
             paths=paths,
+            keep=keep,
             **common,
         )
         trained, doubt, solved = path.trained, 0.0, 1.0
@@ -390,16 +399,32 @@ def _by_one(
             doubt=doubt,
         )
     timings["trust_s"] = part.run_s
+    compile_s += part.compile_s
+    kept = None
+    if path.places is not None:
+        with measured() as part:
+            kept = _kept(task, path.places, theta, kept_steps(keep, steps))
+        timings["kept_s"] = part.run_s
+        compile_s += part.compile_s
     return _Found(
         curves=(trained,) if path.held_out is None else (trained, path.held_out),
         trust=verdict,
         timings=timings,
-        compile_s=compile_s + part.compile_s,
+        compile_s=compile_s,
         flops=expected.flops
         + expected.forward_flops_per_sample
         * ((5 + second_look.PASSES * len(looks)) * task.n + task.m)
         + _dynamics_flops(task, sgd, steps * (solved + 1 + len(looks))),
+        kept=kept,
     )
+
+
+def _kept(task: Task, places: Places, theta: np.ndarray, steps: np.ndarray) -> Kept:
+    """Linearised models along the way. A JVP a sample."""
+    q0 = outputs.jvp(task.apply_fn, task.params, task.x, task.params)
+    size = outputs.gram_of_moves(task.params, ())[0, 0]
+    own = theta[:, : q0.size]
+    return Kept(steps, places.outputs, places.gram(own, q0.reshape(-1), float(size)))
 
 
 def _by_preconditioned(
@@ -489,6 +514,7 @@ def _path(
     q0: np.ndarray | None,
     seed: int,
     paths: int,
+    keep: Keep,
     **common: Any,
 ) -> Path:
     """What a solver makes of ``(theta, f0, targets, sgd)``; each takes what it has use for."""
@@ -497,7 +523,8 @@ def _path(
     if solver == "flow":
         return flow(spectrum.of_gram(theta), f0, targets, sgd, **common)
     if solver == "simulate":
-        return simulate(theta, f0, targets, sgd, first=first, u0=u0, **common, **random)
+        own = {"first": first, "u0": u0, "keep": keep}
+        return simulate(theta, f0, targets, sgd, **own, **common, **random)
     if solver in ("sde", "ode"):
         random["paths"] = paths or 32
         noisy = solver == "sde"
@@ -519,6 +546,7 @@ def cost_ahead(
     calibrate_steps: int = 0,
     relinearize: float | None = None,
     kernel_samples: int | None = None,
+    keep: Keep = (),
     seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:
@@ -545,6 +573,7 @@ def cost_ahead(
             "calibrate_steps": calibrate_steps != 0,
             "relinearize": relinearize is not None,
             "kernel_samples": kernel_samples is not None,
+            "keep": len(keep) != 0,
             "held_out": task.m != 0,
             "kernel": isinstance(kernel, Computed)
             or (described.name, described.outputs) != ("exact", "full"),
@@ -583,6 +612,17 @@ def cost_ahead(
                 f"got {solver!r}, {paths} and {calibrate_steps}; leave kernel_samples out"
             )
         task = extrapolation.few(task, kernel_samples, seed)
+    if len(kept_steps(keep, steps)) and (
+        solver != "simulate"
+        or calibrate_steps
+        or relinearize is not None
+        or kernel_samples is not None
+    ):
+        raise InputError(
+            "models along the way (keep, snapshots) need solver 'simulate' without "
+            f"calibrate_steps, relinearize and kernel_samples, got {solver!r}, "
+            f"{calibrate_steps}, {relinearize} and {kernel_samples}; leave these out"
+        )
     if task.m and (solver != "simulate" or kernel_samples is not None):
         raise InputError(
             "held_out needs solver 'simulate' without kernel_samples, got "

@@ -1,6 +1,6 @@
 """How a curve is read: at which steps, and which numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 
 from ttp_jax import losses, outputs
 from ttp_jax.types import InputError, LossName, Params, Task
+
+Keep = Sequence[int] | Int[np.ndarray, " kept"]
+"""Steps after which the model is kept, ascending in ``1..T``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,28 @@ def read_steps(steps: int, every: int) -> Int[np.ndarray, " t"]:
     if not 1 <= every <= steps:
         raise InputError(f"every must lie in 1..{steps} (the number of steps), got {every}")
     return np.unique(np.append(np.arange(0, steps + 1, every), steps))
+
+
+def kept_steps(keep: Keep, steps: int) -> Int[np.ndarray, " k"]:
+    """Steps after which the model is kept, as an array.
+
+    Raises:
+        InputError: They do not ascend, or lie outside ``1..T``.
+    """
+    kept = np.asarray(keep, dtype=int).reshape(-1)
+    if len(kept) and (kept[0] < 1 or kept[-1] > steps or (np.diff(kept) < 1).any()):
+        raise InputError(
+            f"steps to keep must ascend in 1..{steps} (the number of steps), got "
+            f"{kept.tolist()}"
+        )
+    return kept
+
+
+def slots_of(kept: Int[np.ndarray, " k"], steps: int) -> Int[np.ndarray, " T"]:
+    """The place of each step among those kept; ``k``, which there is not, of the others."""
+    slots = np.full(steps, len(kept))
+    slots[kept - 1] = np.arange(len(kept))
+    return slots
 
 
 def loss_and_accuracy(loss: LossName, f, targets):

@@ -189,7 +189,7 @@ def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]
     held_out = name + _HELD_OUT
     there = f"{held_out}_{_SERIES[0]}" in series
     return Curve(
-        **{kind: series[f"{name}_{kind}"] for kind in _SERIES},
+        *(series[f"{name}_{kind}"] for kind in _SERIES),
         loss_quantiles=_levels(series, f"{name}_loss_quantiles_"),
         accuracy_quantiles=_levels(series, f"{name}_accuracy_quantiles_"),
         trust=_trust(about.get("trust")),

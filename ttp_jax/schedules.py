@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ttp_jax.types import InputError
 
@@ -55,3 +55,62 @@ def cosine(
     decay = final_fraction + (1 - final_fraction) * shape
     warmup = (np.arange(warmup_steps) + 1) / max(warmup_steps, 1)
     return peak * np.concatenate([warmup, decay])
+
+
+def cycle_ends(steps: int, cycles: int) -> Int[np.ndarray, " M"]:
+    """Steps after which each of ``M`` cycles of a run of ``T`` steps is over.
+
+    ``T_c, 2 T_c, ..., T`` with ``T_c = ceil(T/M)`` (Huang et al., arXiv 1704.00109, eq. 2):
+    where ``M`` does not divide ``T`` the last cycle is the shorter one and breaks off before
+    its rate is near zero. (The authors' Torch code rounds down instead, gives the last cycle
+    the remainder and counts a step further, so that the last rate of a cycle is zero; its
+    phase in that longer last cycle is off. Whole cycles are the same but for that step.)
+
+    Raises:
+        InputError: Fewer than one cycle, more than steps, or so many that cycles of
+            ``T_c`` steps are over before the last begins.
+    """
+    if not 1 <= cycles <= steps:
+        raise InputError(
+            f"cycles must lie in 1..{steps} (the number of steps), got {cycles}"
+        )
+    length = -(-steps // cycles)
+    if length * (cycles - 1) >= steps:
+        raise InputError(
+            f"cycles of {length} steps (steps over cycles, rounded up) leave none of {steps} "
+            f"to the last of {cycles}; take {-(-steps // length)} cycles"
+        )
+    return np.minimum(length * np.arange(1, cycles + 1), steps)
+
+
+def cyclic_cosine(peak: float, steps: int, cycles: int) -> Float[np.ndarray, " T"]:
+    """Cosine annealing from ``peak``, restarted at the end of each cycle.
+
+    ``alpha(t) = (alpha_0/2) (cos(pi mod(t - 1, T_c)/T_c) + 1)`` at steps ``t = 1..T``, with
+    ``T_c = ceil(T/M)`` (Huang et al., arXiv 1704.00109, eq. 2).
+
+    Raises:
+        InputError: A peak that is not positive, or as :func:`cycle_ends`.
+    """
+    if not (np.isfinite(peak) and peak > 0):
+        raise InputError(f"peak learning rate (alpha0) must be positive, got {peak}")
+    length = cycle_ends(steps, cycles)[0]
+    return peak / 2 * (np.cos(np.pi * (np.arange(steps) % length) / length) + 1)
+
+
+def triangular(high: float, low: float, steps: int, period: int) -> Float[np.ndarray, " T"]:
+    """Down from ``high`` to ``low`` and up again in every ``period`` steps, linearly.
+
+    With ``s = (mod(t - 1, c) + 1)/c`` at ``t = 1..T``: ``(1 - 2 s) high + 2 s low`` up to
+    ``s = 1/2``, ``(2 - 2 s) low + (2 s - 1) high`` after it (Garipov et al., arXiv
+    1802.10026, sec. 4). The rate is ``low`` at steps ``c/2, 3c/2, ...``.
+
+    Raises:
+        InputError: A period that is not even and positive, or rates out of order.
+    """
+    if period < 2 or period % 2:
+        raise InputError(f"the period must be even and at least 2 steps, got {period}")
+    if not (np.isfinite(high) and 0 < low <= high):
+        raise InputError(f"rates must be 0 < low <= high, got {low} and {high}")
+    share = (np.arange(steps) % period + 1) / period
+    return low + (high - low) * np.abs(2 * share - 1)

@@ -21,7 +21,10 @@ from ttp_jax import (
     records,
     sampling,
     schedules,
+    snapshot_evaluation,
 )
+from ttp_jax.accelerators import snapshot
+from ttp_jax.accelerators.plan import Plan
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.early_curves.elasticity import ElasticityRule, Quantity
@@ -31,6 +34,7 @@ from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.classes import Outputs
 from ttp_jax.optimizers import SGD, Adam, DecayToward, Optimizer
 from ttp_jax.prediction import Solver, cost_ahead, predict
+from ttp_jax.reading import Keep
 from ttp_jax.sampling import Sampling
 from ttp_jax.types import (
     Curve,
@@ -148,6 +152,14 @@ class Config:
     kernel_samples: int | None = None
     """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
     default."""
+    method: Literal["plain", "snapshot"] = "plain"
+    """plain, or snapshot: cosine cycles whose ends are averaged, beside a plain run."""
+    cycles: int | None = None
+    """Cycles of snapshot, of equal length; 4 by default."""
+    alpha0: float | None = None
+    """Learning rate at the start of each cycle of snapshot; by default lr, the plain run's."""
+    last: int | None = None
+    """How many of the last snapshots are averaged; all by default."""
     memory_gb: float | None = None
     """Memory for the kernel; a share of what is free by default."""
     seed: int = 0
@@ -305,6 +317,44 @@ def _optimizer(config: Config) -> Optimizer:
     return SGD(config.lr, config.momentum, config.nesterov, **common)
 
 
+CYCLES = 4
+"""Of snapshot."""
+_OF_METHOD = {"plain": (), "snapshot": ("cycles", "alpha0", "last")}
+"""Options that a method alone has."""
+
+
+def planned(config: Config, steps: int) -> Plan | None:
+    """Schedule and steps to keep of the method; ``None`` of a plain run.
+
+    Raises:
+        InputError: Options of another method, or none that it can be run with.
+    """
+    own = _OF_METHOD[config.method]
+    others = {name for names in _OF_METHOD.values() for name in names} - set(own)
+    unused = sorted(name for name in others if getattr(config, name) is not None)
+    if unused:
+        raise InputError(
+            f"method {config.method!r} has no {', '.join(unused)}; leave out what it has "
+            "not, or take the method that it belongs to"
+        )
+    if config.method == "plain":
+        return None
+    if config.optimizer != "sgd" or config.heads:
+        raise InputError(
+            f"method {config.method!r} needs optimizer sgd without heads, got "
+            f"{config.optimizer} and {config.heads}; leave these out"
+        )
+    if config.stop_elasticity is not None:
+        raise InputError(
+            f"method {config.method!r} runs to its end, got stop_elasticity "
+            f"{config.stop_elasticity}; leave it out"
+        )
+    cycles = CYCLES if config.cycles is None else config.cycles
+    snapshot.averaged(cycles, config.last)
+    alpha0 = config.lr if config.alpha0 is None else config.alpha0
+    return snapshot.snapshots(alpha0, steps, cycles)
+
+
 def _affordable_every(read: int, batch_size: int) -> int:
     """Steps between readings such that their forwards stay under a share of ``3 B`` each."""
     return int(np.ceil(read / (READING_SHARE * 3 * batch_size)))
@@ -376,6 +426,7 @@ def run(
     )
     records.require_writable(out)
     built = build(config)
+    plan = planned(config, built.steps)
     run_id = identified(command, config, built)
     if not force and (finished := read_finished(out, run_id, say)):
         return finished
@@ -397,9 +448,20 @@ def run(
         f"{built.task.c} classes{held_out}, {built.provenance['parameters_trained']:,} weights "
         f"trained, {built.steps} steps, curve read every {built.every}"
     ]
+    runs: dict[str, tuple[Optimizer, Keep]] = {"": (built.sgd, ())}
+    if plan is not None:
+        assert isinstance(built.sgd, SGD)
+        runs = {
+            "": (plan.of(built.sgd), plan.keep),
+            snapshot_evaluation.PLAIN: (built.sgd, [built.steps]),
+        }
+        # One kernel for both.
+        kernels = kernels or Kernels(kept=1)
     if command != "finetune":
         # Before anything is said: what it refuses is the only line then.
-        lines.append(str(cost_ahead(built.task, built.sgd, seed=config.seed, **asked)))
+        sgd, keep = runs[""]
+        ahead = cost_ahead(built.task, sgd, seed=config.seed, keep=keep, **asked)
+        lines.append(str(ahead))
         if config.relinearize is not None:
             lines.append("re-linearised: as many such kernels as the path is bent")
     for line in lines:
@@ -411,30 +473,51 @@ def run(
         alike = config.optimizer == "sgd" and not config.calibrate_steps
         if kernels is not None and alike:
             shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
-        curves["predicted"] = predict(
-            built.task,
-            built.sgd,
-            seed=config.seed,
-            effective_rate=config.effective_rate,
-            **{**asked, **shared},
-        )
+        for name, (sgd, keep) in runs.items():
+            curves[f"{name}predicted"] = predict(
+                built.task,
+                sgd,
+                seed=config.seed,
+                effective_rate=config.effective_rate,
+                keep=keep,
+                **{**asked, **shared},
+            )
         if config.heads:
             curves["predicted"] = _with_heads(built, config, curves["predicted"], asked)
     if command != "predict":
-        curves["measured"] = finetune(
+        for name, (sgd, keep) in runs.items():
+            curves[f"{name}measured"] = finetune(
+                built.task,
+                sgd,
+                steps=built.steps,
+                seed=config.seed,
+                every=built.every,
+                keep=keep,
+                stop=rule,
+            )
+    result, arrays = _result(config, curves, out / run_id), {}
+    if plan is not None:
+        result["snapshot"] = snapshot_evaluation.compare(
             built.task,
-            built.sgd,
-            steps=built.steps,
-            seed=config.seed,
-            every=built.every,
-            stop=rule,
+            curves,
+            plan,
+            last=snapshot.averaged(len(plan.keep), config.last),
+            rules=config.rules,
+            epsilons=config.epsilon,
+            smoothing=config.smoothing,
         )
+        arrays = {
+            f"{side}_snapshots": kept.outputs.astype(np.float32)
+            for side in snapshot_evaluation.SIDES
+            if side in curves and (kept := curves[side].kept) is not None
+        }
     record = records.Record(
         run_id=run_id,
         config=plain(config),
-        result=_result(config, curves, out / run_id),
+        result=result,
         provenance={**built.provenance, **records.environment()},
         curves=curves,
+        arrays=arrays,
     )
     return record, records.write(out, record)
 

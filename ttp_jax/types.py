@@ -182,6 +182,20 @@ class Trust:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The models at some steps of a run, predicted or measured."""
+
+    steps: Int[np.ndarray, " k"]
+    """Steps after which they were kept."""
+    outputs: Float[np.ndarray, "k nm c"]
+    """Of all samples: those that are trained on, then those held out."""
+    gram: Float[np.ndarray, "k1 k1"]
+    """Inner products of ``w_0, w_1 - w_0, ..., w_k - w_0``."""
+    weights: tuple[Params, ...] = ()
+    """Those of a real run; a predicted one has none."""
+
+
+@dataclass(frozen=True)
 class Curve:
     """Loss and accuracy along a run, predicted or measured, on the whole training set.
 
@@ -209,6 +223,8 @@ class Curve:
     batch_loss: Float[np.ndarray, " s"] | None = None
     """Loss of the mini-batch of every step that was taken, before its update: what a real run
     knows for nothing."""
+    kept: Kept | None = None
+    """Models along the way, where they were asked for; no part of a record."""
 
     @property
     def saved_steps(self) -> int:

@@ -1,5 +1,6 @@
 """Mean and covariance of the outputs under mini-batch SGD."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -13,8 +14,8 @@ from ttp_jax.dynamics import noise as batch_noise
 from ttp_jax.dynamics.gaussian import Expected, expected
 from ttp_jax.dynamics.path import Path
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import read_steps
-from ttp_jax.types import LossName
+from ttp_jax.reading import Keep, kept_steps, read_steps, slots_of
+from ttp_jax.types import InputError, LossName
 
 Form = Literal["discrete", "sde"]
 
@@ -24,6 +25,8 @@ class Moments(NamedTuple):
 
     mean: Float[np.ndarray, " nc"]
     covariance: Float[np.ndarray, "nc nc"]
+    products: Float[np.ndarray, "k k"] | None = None
+    """``E r_i . r_j`` after the steps that were to be kept."""
 
 
 def moments(
@@ -38,6 +41,7 @@ def moments(
     every: int = 1,
     form: Form = "discrete",
     noise: batch_noise.Noise = "exact",
+    keep: Keep = (),
 ) -> tuple[Path, Moments]:
     """Expected loss of SGD on the linearised model, from the recursion of two moments.
 
@@ -76,20 +80,30 @@ def moments(
         form: ``"discrete"`` or ``"sde"``.
         noise: ``"exact"``, or an approximation of ``Theta N Theta``
             (:mod:`ttp_jax.dynamics.noise`), for independent batches.
+        keep: Steps between whose outputs the products are wanted (:attr:`Moments.products`),
+            of independent batches, ``discrete``. Noise that is still to come has no mean, so
+            ``Cov(f_j, f_i)`` is what the step without noise makes of ``Cov(f_i, f_i)``.
 
     Returns:
         The path of the expected loss, with the accuracy and the coefficients of the *mean*
         outputs, and the moments at the last step.
 
     Raises:
-        InputError: An approximation of the noise under shuffled epochs.
+        InputError: An approximation of the noise, or steps to keep, under shuffled epochs.
 
     Cost: four products of ``[nc, nc]`` matrices a step, with momentum six, under shuffled
-    epochs three more; ``form="sde"`` twelve. Memory about twelve such matrices. For ``n c``
+    epochs three more; ``form="sde"`` twelve. Memory about twelve such matrices. Of each step
+    kept one product a step more, and two matrices. For ``n c``
     in the hundreds; ``simulate`` goes further.
     """
     epochs = sgd.sampling == "shuffle" and sgd.batch_size is not None and form == "discrete"
     batch_noise.require_independent(noise, shuffled=epochs)
+    kept = kept_steps(keep, steps)
+    if len(kept) and (epochs or form != "discrete"):
+        raise InputError(
+            "products between steps need form 'discrete' and independent batches, got form "
+            f"{form!r} and sampling {sgd.sampling!r}; take sampling 'without_replacement'"
+        )
     pull_to = sgd.decay_origin(f0, q0)
     n, c = f0.shape
     read = read_steps(steps, every)
@@ -102,8 +116,10 @@ def moments(
         if epochs:
             per_step["ends"] = jnp.arange(1, steps + 1) % (n // B) == 0
             strength = n / (B * max(n - 1, 1))
+        if len(kept):
+            per_step["slot"] = jnp.asarray(slots_of(kept, steps))
         scan = _scan_discrete if form == "discrete" else _scan_sde
-        (mean, covariance, alpha, shrink), (loss_read, accuracy) = scan(
+        (mean, covariance, alpha, shrink, *taken), (loss_read, accuracy) = scan(
             f64(theta),
             f64(f0),
             f64(targets),
@@ -117,6 +133,7 @@ def moments(
             nesterov=sgd.nesterov,
             two_state=sgd.momentum > 0,
             to_zero=sgd.decay_toward == "zero",
+            **({"kept": len(kept)} if len(kept) else {}),
         )
         path = Path(
             steps=read,
@@ -127,7 +144,8 @@ def moments(
             shrink=float(shrink),
         )
         residual = np.asarray(mean) - np.asarray(targets, np.float64).reshape(-1)
-        return path, Moments(residual, np.asarray(covariance))
+        products = np.asarray(taken[0].products) if taken else None
+        return path, Moments(residual, np.asarray(covariance), products)
 
 
 class _State(NamedTuple):
@@ -160,6 +178,32 @@ class _Epoch(NamedTuple):
         return centred @ right.T / (n * max(n - 1, 1))
 
 
+class _Taken(NamedTuple):
+    """Covariances of ``(f, u)`` with outputs of earlier steps, and those steps' residuals."""
+
+    Cf: Array
+    Cu: Array
+    residuals: Array
+    products: Array
+
+    @classmethod
+    def none(cls, kept: int, size: int) -> "_Taken":
+        matrices = jnp.zeros((kept, size, size))
+        return cls(matrices, matrices, jnp.zeros((kept, size)), jnp.zeros((kept, kept)))
+
+    def moved(self, deviate: Callable, slot: Array, r, Cff, Cuf) -> "_Taken":
+        """A step later; the outputs of this step are taken where they have a slot."""
+        Cf, Cu = jax.vmap(deviate)(self.Cf, self.Cu)
+        Cf, Cu, residuals = (
+            all.at[slot].set(one, mode="drop")
+            for all, one in ((Cf, Cff), (Cu, Cuf), (self.residuals, r))
+        )
+        # Of steps that are still to be taken all is zero.
+        here = jnp.trace(Cf, axis1=1, axis2=2) + residuals @ r
+        products = self.products.at[slot].set(here, mode="drop")
+        return _Taken(Cf, Cu, residuals, products.at[:, slot].set(here, mode="drop"))
+
+
 def _moments_of(loss, m, C, y) -> Expected:
     n, c = y.shape
     own = C.reshape(n, c, n, c)[jnp.arange(n), :, jnp.arange(n), :]
@@ -186,7 +230,9 @@ def _spread(e: Expected, C: Array | None) -> Array:
     return spread.reshape(n * c, n * c)
 
 
-@partial(jax.jit, static_argnames=("loss", "noise", "nesterov", "two_state", "to_zero"))
+@partial(
+    jax.jit, static_argnames=("loss", "noise", "nesterov", "two_state", "to_zero", "kept")
+)
 def _scan_discrete(
     theta,
     f0,
@@ -202,6 +248,7 @@ def _scan_discrete(
     nesterov,
     two_state,
     to_zero,
+    kept=0,
 ):
     n, c = y.shape
     size = theta.shape[0]
@@ -242,7 +289,7 @@ def _scan_discrete(
         return state, jax.tree.map(lambda v: jnp.where(ends, 0.0, v), epoch)
 
     def step(carry, now):
-        state, epoch, coefficients, e = carry
+        state, epoch, coefficients, e, taken = carry
         m, u, Cff, Cfu, Cuu = state
         eta = now["eta"]
         K = _times_blocks(theta, e.curvature) / n + weight_decay * jnp.eye(size)
@@ -279,7 +326,11 @@ def _scan_discrete(
             coefficients, g.reshape(-1), eta, mu, weight_decay * to_zero, weight_decay, a, b
         )
         e = _moments_of(loss, state.m, Cff, y)
-        return (state, epoch, coefficients, e), (e.loss, _accuracy(state.m, y))
+        if taken is not None:
+            Cuf = new_fu.T if two_state else matrix
+            taken = taken.moved(deviate, now["slot"], state.m - y.reshape(-1), Cff, Cuf)
+        carry = state, epoch, coefficients, e, taken
+        return carry, (e.loss, _accuracy(state.m, y))
 
     vector = jnp.zeros(size)
     second = matrix if two_state else jnp.zeros(())
@@ -289,13 +340,16 @@ def _scan_discrete(
         left, each = jnp.zeros((size, n)), jnp.zeros((n, c))
         epoch = _Epoch(left, left, each, each)
     first = _moments_of(loss, start.m, matrix, y)
-    carry = (start, epoch, _no_coefficients(size), first)
-    (end, epoch, coefficients, _), observed = jax.lax.scan(step, carry, per_step)
+    taken = _Taken.none(kept, size) if kept else None
+    carry = (start, epoch, _no_coefficients(size), first, taken)
+    carry, observed = jax.lax.scan(step, carry, per_step)
+    end, epoch, coefficients, _, taken = carry
     alpha, _, shrink, _ = coefficients
     Cff = end.Cff
     if epoch is not None:
         Cff = Cff - epoch.excluded(epoch.Wf, epoch.Wf)
-    return (end.m, Cff, alpha, shrink), _with_start(observed, first, f0, y)
+    found = (end.m, Cff, alpha, shrink, *(() if taken is None else (taken,)))
+    return found, _with_start(observed, first, f0, y)
 
 
 @partial(jax.jit, static_argnames=("loss", "noise", "nesterov", "two_state", "to_zero"))

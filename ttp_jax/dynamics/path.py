@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -14,6 +16,39 @@ QUANTILES = tuple(
     sorted(round((1 + sign * band) / 2, 6) for band in BANDS for sign in (-1, 1))
 )
 """Their lower and upper ends."""
+
+
+class Places(NamedTuple):
+    """Outputs and coefficients of the weights (:class:`Path`) after some of the steps."""
+
+    outputs: Any
+    """``[k, n + m, c]``."""
+    alpha: Any
+    """``[k, n c]``."""
+    shrink: Any
+    """``[k]``."""
+
+    def with_one(self, slot: jax.Array, one: "Places") -> "Places":
+        """The same with ``one`` in its slot; one whose slot there is not is dropped."""
+        return jax.tree.map(lambda all, new: all.at[slot].set(new, mode="drop"), self, one)
+
+    def gram(
+        self,
+        theta: Float[np.ndarray, "nc nc"],
+        q0: Float[np.ndarray, " nc"],
+        size: float,
+    ) -> Float[np.ndarray, "k1 k1"]:
+        """Inner products of ``w_0`` and of all ``w_i - w_0 = -s_i w_0 - J^T alpha_i``.
+
+        Args:
+            theta: Kernel ``J J^T`` of the samples that are trained on.
+            q0: ``J w_0`` of these.
+            size: ``|w_0|^2``.
+        """
+        along = np.append(1.0, -self.shrink)
+        alpha = np.concatenate([np.zeros((1, len(q0))), -self.alpha])
+        mixed = np.outer(along, alpha @ q0)
+        return size * np.outer(along, along) + mixed + mixed.T + alpha @ theta @ alpha.T
 
 
 @dataclass(frozen=True)
@@ -39,6 +74,8 @@ class Path:
     accuracy_quantiles: Mapping[float, np.ndarray] | None = None
     held_out: Readings | None = None
     """On the samples that are not trained on; all else is of those that are."""
+    places: Places | None = None
+    """After the steps that were to be kept."""
 
     @property
     def trained(self) -> Readings:

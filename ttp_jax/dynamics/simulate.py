@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from ttp_jax import losses
 from ttp_jax.dynamics import recursion
-from ttp_jax.dynamics.path import Path, quantiles
+from ttp_jax.dynamics.path import Path, Places, quantiles
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import Readings, of_both, read_steps
+from ttp_jax.reading import Keep, Readings, kept_steps, of_both, read_steps, slots_of
 from ttp_jax.types import InputError, LossName
 
 OTHER_SEEDS = 1_000_003
@@ -35,6 +35,7 @@ def simulate(
     paths: int = 1,
     first: int = 0,
     u0: Float[np.ndarray, "k c"] | None = None,
+    keep: Keep = (),
 ) -> Path:
     """SGD of ``f_0 + J (w - w_0)`` without ever forming ``w``.
 
@@ -66,6 +67,8 @@ def simulate(
             The path then has the steps from there on, and reads ``first`` itself, where
             ``every`` does, and all later ones that ``every`` does.
         u0: ``J v_0``, the velocity they have left.
+        keep: Steps after which outputs and coefficients are kept (:attr:`Path.places`);
+            those up to ``first`` stay zero.
 
     Raises:
         InputError: Arguments out of range.
@@ -86,8 +89,11 @@ def simulate(
         per_step = {"eta": jnp.asarray(sgd.learning_rates(steps)[first:])}
         if batches is not None:
             per_step["batch"] = jnp.asarray(batches[first:])
+        kept = kept_steps(keep, steps)
+        if len(kept):
+            per_step["slot"] = jnp.asarray(slots_of(kept, steps)[first:])
         f64 = partial(jnp.asarray, dtype=jnp.float64)
-        end, curves = _scan(
+        (end, places), curves = _scan(
             f64(theta).reshape(n, c, k * c),
             f64(f0),
             f64(targets),
@@ -99,6 +105,7 @@ def simulate(
             loss=loss,
             nesterov=sgd.nesterov,
             along_q0=q0 is not None,
+            kept=len(kept),
         )
         trained, *held_out = (
             Readings(np.asarray(loss_of)[read], np.asarray(accuracy)[read])
@@ -113,6 +120,7 @@ def simulate(
             shrink=float(end.shrink),
             coast=float(end.coast),
             held_out=held_out[0] if held_out else None,
+            places=Places(*map(np.asarray, places)) if len(kept) else None,
         )
     if paths < 2 or batches is None:
         return path
@@ -222,13 +230,26 @@ def _scan_many(
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), read(f), curves)
 
 
-@partial(jax.jit, static_argnames=("loss", "nesterov", "along_q0"))
+@partial(jax.jit, static_argnames=("loss", "nesterov", "along_q0", "kept"))
 def _scan(
-    theta, f0, targets, origin, u0, per_step, mu, weight_decay, *, loss, nesterov, along_q0
+    theta,
+    f0,
+    targets,
+    origin,
+    u0,
+    per_step,
+    mu,
+    weight_decay,
+    *,
+    loss,
+    nesterov,
+    along_q0,
+    kept,
 ):
     n = len(theta)
 
-    def step(state, now):
+    def step(carry, now):
+        state, places = carry
         new = recursion.step(
             state,
             theta,
@@ -242,9 +263,15 @@ def _scan(
             nesterov=nesterov,
             along_q0=along_q0,
         )
-        return new, of_both(loss, new.f, targets, n)
+        if kept:
+            one = Places(new.f, new.alpha.reshape(-1), new.shrink)
+            places = places.with_one(now["slot"], one)
+        return (new, places), of_both(loss, new.f, targets, n)
 
     first = of_both(loss, f0, targets, n)
     start = State.at_the_start(f0, u0, n)
-    end, curves = jax.lax.scan(step, start, per_step)
+    empty = Places(
+        jnp.zeros((kept, *f0.shape)), jnp.zeros((kept, f0[:n].size)), jnp.zeros(kept)
+    )
+    end, curves = jax.lax.scan(step, (start, empty), per_step)
     return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, curves)

@@ -66,6 +66,7 @@ def select(curve: Curve, rows: Int[np.ndarray, " k"]) -> Curve:
         planned_steps=None,
         held_out=held_out,
         batch_loss=taken,
+        kept=None,
     )
 
 

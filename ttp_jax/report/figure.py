@@ -11,6 +11,11 @@ _STYLE = {
     "predicted": {"color": "#d1495b", "linestyle": "--", "label": "predicted, no training"},
     "measured": {"color": "#1d3557", "linestyle": "-", "label": "measured, real training"},
 }
+_PLAIN = {
+    "predicted": {"color": "#e0a458", "linestyle": "--", "label": "predicted, plain run"},
+    "measured": {"color": "#8a8a8a", "linestyle": "-", "label": "measured, plain run"},
+}
+"""The run beside a method, at the same budget."""
 _HELD_OUT = {
     "predicted": {"color": "#e9a3ac", "linestyle": "--", "label": "predicted, held out"},
     "measured": {"color": "#7fa3c7", "linestyle": "-", "label": "measured, held out"},
@@ -38,6 +43,11 @@ def draw(record: Record, file: Path) -> None:
             _plot(loss_axis, accuracy_axis, curve, _STYLE[side])
             if curve.held_out is not None:
                 _plot(loss_axis, accuracy_axis, curve.held_out, _HELD_OUT[side])
+        if f"plain_{side}" in record.curves:
+            _plot(loss_axis, accuracy_axis, record.curves[f"plain_{side}"], _PLAIN[side])
+    for step in record.result.get("snapshot", {}).get("steps", ()):
+        for axis in (loss_axis, accuracy_axis):
+            axis.axvline(step, color="0.85", linewidth=0.8, zorder=0)
     start = record.result["loss_initial"]
     low, high = _log_scale(loss_axis, record)
     for epsilon in record.config["epsilon"]:
@@ -67,7 +77,8 @@ def draw(record: Record, file: Path) -> None:
     verdict = "" if trust is None or trust["ok"] else "   (prediction NOT to be trusted)"
     figure.suptitle(
         f"{record.config['model']} on {record.config['data']}, lr {record.config['lr']:g}, "
-        f"{record.config['loss']}{verdict}",
+        f"{record.config['loss']}{', snapshots' if 'snapshot' in record.result else ''}"
+        f"{verdict}",
         fontsize=10,
     )
     figure.savefig(file, dpi=130)

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttp_jax.records import Record
+from ttp_jax.report import snapshots
 
 _RULES = {
     "loss": "loss <= {:g}",
@@ -63,6 +64,8 @@ def render(record: Record) -> Group:
         lines.append(Text(f"{word} (score {trust['score']:.2f}): {trust['reason']}", style))
     lines.append(Text(f"record: {result['record']}"))
     tables = [table, _held_out(record)] if "held_out" in result else [table]
+    if "snapshot" in result:
+        tables += snapshots.tables(record)
     return Group(*tables, *lines)
 
 
