@@ -442,8 +442,8 @@ def run(
         alike = config.optimizer == "sgd" and not config.calibrate_steps
         if kernels is not None and alike:
             shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
-        for run, (sgd, keep) in runs.items():
-            curves[f"{run}predicted"] = predict(
+        for name, (sgd, keep) in runs.items():
+            curves[f"{name}predicted"] = predict(
                 built.task,
                 sgd,
                 seed=config.seed,
@@ -454,8 +454,8 @@ def run(
         if config.heads:
             curves["predicted"] = _with_heads(built, config, curves["predicted"], asked)
     if command != "predict":
-        for run, (sgd, keep) in runs.items():
-            curves[f"{run}measured"] = finetune(
+        for name, (sgd, keep) in runs.items():
+            curves[f"{name}measured"] = finetune(
                 built.task,
                 sgd,
                 steps=built.steps,
@@ -474,11 +474,12 @@ def run(
             epsilons=config.epsilon,
             smoothing=config.smoothing,
         )
-        arrays = {
-            f"{side}_snapshots": kept.outputs.astype(np.float32)
-            for side in snapshot_evaluation.SIDES
-            if side in curves and (kept := curves[side].kept) is not None
-        }
+        with np.errstate(over="ignore"):  # of a path that diverged
+            arrays = {
+                f"{side}_snapshots": kept.outputs.astype(np.float32)
+                for side in snapshot_evaluation.SIDES
+                if side in curves and (kept := curves[side].kept) is not None
+            }
     record = records.Record(
         run_id=run_id,
         config=plain(config),
