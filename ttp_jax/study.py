@@ -506,11 +506,12 @@ def run(
             epsilons=config.epsilon,
             smoothing=config.smoothing,
         )
-        arrays = {
-            f"{side}_snapshots": kept.outputs.astype(np.float32)
-            for side in snapshot_evaluation.SIDES
-            if side in curves and (kept := curves[side].kept) is not None
-        }
+        with np.errstate(over="ignore"):  # of a path that diverged
+            arrays = {
+                f"{side}_snapshots": kept.outputs.astype(np.float32)
+                for side in snapshot_evaluation.SIDES
+                if side in curves and (kept := curves[side].kept) is not None
+            }
     record = records.Record(
         run_id=run_id,
         config=plain(config),

@@ -24,7 +24,8 @@ def tables(record: Record) -> list[Table]:
 def _quality(found: dict[str, Any], sides: Sequence[str]) -> Table:
     table = Table(
         title=f"{found['cycles']} snapshots, alpha0 {found['alpha0']:g}, the last "
-        f"{found['last']} averaged ({' / '.join(sides)})"
+        f"{found['last']} averaged ({' / '.join(sides)})",
+        min_width=76,
     )
     table.add_column("")
     for name in ("loss", "accuracy", "calibrated"):
