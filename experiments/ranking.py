@@ -9,7 +9,7 @@ depths, ImageNet ResNet-50 at three freeze depths, MLPs; rates, heads, trained s
 fine-tuned for 40 epochs on 5 x 20 pictures of four sets, three seeds, with 30 further pictures
 of each class held out. Rankings by what is known before training, and by TSE (arXiv 2006.04492)
 and LCGA (DOI 10.1109/IPDPSW55747.2022.00123) of the first 1, 2, 5 and 10 real epochs, are
-compared with how the runs end. Predictions are by a sketched kernel (``tensor_sketch``, 2,048
+compared with how the runs end. Predictions are by a sketched kernel (``tensor_sketch``, 1,024
 numbers a tensor). All costs are operations, counted: of a ranking by predicted curves all that
 ``ttp predict`` does, trust and the timing of a step included.
 
@@ -48,7 +48,7 @@ COMMON = study.Config(
     rules=("loss",),
     epsilon=(0.4,),
     kernel="tensor_sketch",
-    sketch_dimension=2048,
+    sketch_dimension=1024,
 )
 SHOWN = ("loss", "held_out_accuracy")
 """Outcomes of tables and figures."""
