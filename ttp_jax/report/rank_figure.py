@@ -178,8 +178,8 @@ def cost_against_quality(axis, rows: Sequence[Mapping[str, Any]], outcome: str) 
         if key == "tse":
             for x, y, k in points:
                 axis.annotate(
-                    f"{k}", (x, y), xytext=(0, 5), textcoords="offset points",
-                    fontsize=6.5, color=colour, ha="center",
+                    f"{k}", (x, y), xytext=(-5, 3), textcoords="offset points",
+                    fontsize=6.5, color=colour, ha="right",
                 )  # fmt: skip
     axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axis.set_xscale("log")
@@ -189,8 +189,16 @@ def cost_against_quality(axis, rows: Sequence[Mapping[str, Any]], outcome: str) 
     axis.set_title(f"real {OUTCOMES[outcome]}", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    ticks = [tick for tick in (1e-3, 1e-2, 1e-1, 1, 10) if tick >= _CHEAPEST]
-    axis.set_xticks(ticks, [r"$\leq$0.1 %", "1 %", "10 %", "100 %", "1000 %"][: len(ticks)])
+    dearest = max(row["cost_share"] for row in rows)
+    ticks = {
+        _CHEAPEST: r"$\leq$0.1 %",
+        0.01: "1 %",
+        0.1: "10 %",
+        1.0: "100 %",
+        10.0: "1000 %",
+    }
+    axis.set_xticks(list(ticks), list(ticks.values()))
+    axis.set_xlim(0.7 * _CHEAPEST, 1.5 * max(dearest, 1.0))
     axis.minorticks_off()
 
 
