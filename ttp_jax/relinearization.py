@@ -22,7 +22,7 @@ from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
-from ttp_jax.reading import Readings
+from ttp_jax.reading import Readings, of_both
 from ttp_jax.trust import linearization_gap
 from ttp_jax.types import InputError, Params, Task
 
@@ -108,8 +108,9 @@ def relinearized(
 
     Between two of them ``w <- w - J^T alpha - coast v`` and ``v <- J^T beta + speed v``
     (:class:`ttp_jax.dynamics.segment.Segment`); the next begins at the true outputs
-    ``f(w)``. Within a piece the curve is that of its linearisation, the last reading too; where
-    the next begins it jumps (:attr:`Piece.jump`) by what the piece has missed.
+    ``f(w)``. In between the curve is that of the linearisation and ``s^2`` times what it
+    misses at the end, with ``s`` the share of the way: the part of ``f`` that a linearisation
+    misses grows as the square of the way.
 
     A piece of one step is that step of training to rounding, for any kernel: with a
     tolerance near zero this *is* training, at the price of a kernel a step.
@@ -171,13 +172,16 @@ def relinearized(
                 computed=computed,
                 spent=spent,
             )
+            ends = of_both(
+                task.loss, jnp.asarray(there.f), jnp.asarray(joint.targets), task.n
+            )
             now = slice(way.first, way.last + 1)
-            for at, read in enumerate(way.curves):
-                curves[at, :, now] = np.stack([read.loss, read.accuracy])
+            for at, (end, read) in enumerate(zip(ends, way.curves, strict=True)):
+                curves[at, :, now] = _mended(way, read, *(float(value) for value in end))
             floor = FLOOR * curves[0, 0, first.step]
             with np.errstate(invalid="ignore"):  # of a path that diverged
-                linear, true = way.curves[0].loss[-1], _loss(task, there)
-                jump = float(np.log((true + floor) / (linear + floor)))
+                linear = way.curves[0].loss[-1]
+                jump = float(np.log((float(ends[0][0]) + floor) / (linear + floor)))
             pieces.append(Piece(way.first, way.last, gap, drift, jump))
             advance(way.last - way.first)
             if not (np.isfinite(there.f).all() and np.isfinite(way.moved[-1])):
@@ -187,7 +191,7 @@ def relinearized(
             here = there
     return Relinearized(
         curves=tuple(
-            Readings(loss[first.step :], accuracy[first.step :])
+            Readings(loss[first.step :], accuracy[first.step :].clip(0, 1))
             for loss, accuracy in curves
         ),
         pieces=tuple(pieces),
@@ -286,9 +290,19 @@ def _as_far_as_it_goes(
         last = _shorter(way, tolerance / max(gap, drift / DRIFT))
 
 
-def _loss(task: Task, place: _Place) -> float:
-    f = jnp.asarray(place.f[: task.n])
-    return float(losses.mean(task.loss, f, jnp.asarray(task.targets)))
+def _mended(
+    way: Segment, read: Readings, loss: float, accuracy: float
+) -> Float[np.ndarray, "2 t"]:
+    """Loss and accuracy on the way to those of the true outputs, from those of the segment."""
+    with np.errstate(invalid="ignore"):  # of a path that diverged
+        share = (way.moved / max(way.moved[-1], TINY)).clip(0, 1) ** 2
+        mended = read.loss + (loss - read.loss[-1]) * share
+    return np.stack(
+        [
+            np.maximum(mended, np.minimum(read.loss, loss)),
+            read.accuracy + (accuracy - read.accuracy[-1]) * share,
+        ]
+    )
 
 
 def _drift(theta: np.ndarray, there: _Place, task: Task) -> float:
