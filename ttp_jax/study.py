@@ -21,6 +21,7 @@ from ttp_jax import (
     records,
     sampling,
     schedules,
+    second_look,
     snapshot_evaluation,
 )
 from ttp_jax.accelerators import snapshot
@@ -646,13 +647,22 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
         )
     return {
         "loss_initial": float(first.loss[0]),
-        "thresholds": [threshold.as_json() for threshold in thresholds],
+        "thresholds": [
+            threshold.as_json() | {"score": _score(predicted, threshold)}
+            for threshold in thresholds
+        ],
         **held_out,
         **stopped,
         "cost": evaluation.cost(predicted, measured),
         "trust": trust and verdict(trust),
         "record": str(folder),
     }
+
+
+def _score(predicted: Curve | None, threshold: evaluation.Threshold) -> float | None:
+    if predicted is None:
+        return None
+    return second_look.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
 
 
 def verdict(trust: Trust) -> dict[str, Any]:

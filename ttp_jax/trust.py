@@ -18,7 +18,7 @@ EARLY_GAP_LIMIT = 0.25
 sign-language digits, fine-tuned with the embedded network and a CIFAR ResNet-20."""
 ERROR_LIMIT = 0.5
 """Of the jumps between many linearisations, all together, in ``log L``. Not calibrated: on
-twelve tasks (``experiments.relinearization``) they were a third to four times the error of the
+twelve tasks (``experiments.frontier``) they were a third to four times the error of the
 curve."""
 DOUBT_LIMIT = 0.08
 """Difference between two extrapolations from few samples to all, in ``log L``. From 90, 150 and

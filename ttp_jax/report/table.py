@@ -45,7 +45,12 @@ def render(record: Record) -> Group:
             table.add_column("\nseconds", justify="right")
     if both:
         table.add_column("error", justify="right")
-    for entry in result["thresholds"]:
+    # None where there is no such score, and in records of before.
+    scores = [entry.get("score") for entry in result["thresholds"]]
+    scored = any(score is not None for score in scores)
+    if scored:
+        table.add_column("trust", justify="right")
+    for entry, score in zip(result["thresholds"], scores, strict=True):
         cells = [_RULES[entry["rule"]].format(entry["epsilon"])]
         for side in ("predicted", "measured"):
             if side in record.curves:
@@ -53,6 +58,8 @@ def render(record: Record) -> Group:
         if both:
             error = entry["relative_error"]
             cells.append("-" if error is None else f"{error:.0%}")
+        if scored:
+            cells.append("-" if score is None else f"{score:.2f}")
         table.add_row(*cells)
     lines = [Text(line) for line in cost_lines(record)]
     if "stop" in result:
