@@ -57,7 +57,8 @@ def test_places_follow_the_scores(trained):
         order = ranking.ascending(values, row["larger_is_better"])
         assert row["places"] == ranking.places(order).tolist(), key
     assert result["by"] == "predicted_held_out_accuracy_stable"
-    order = np.argsort(rows[result["by"]]["places"], kind="stable")
+    both = [rows[key]["places"] for key in ("predicted_held_out_loss", result["by"])]
+    order = np.lexsort(both)
     assert [listed[k]["place"] for k in order] == [1, 2, 3]
     assert result["best"] == min(listed, key=lambda of: of["place"])["name"]
     assert all(set(of["trust"]) == {"ok", "score", "reason"} for of in listed)

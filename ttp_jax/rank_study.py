@@ -329,7 +329,10 @@ def ranked(
         }
         for key, title in of_set.titles.items()
     ]
-    order = np.argsort(of_set.values[by], kind="stable")
+    # Few pictures give equal accuracies: among those the predicted loss decides.
+    loss = "predicted_held_out_loss"
+    loss = loss if loss in of_set.titles else "predicted_loss"
+    order = np.lexsort((of_set.values[loss], of_set.values[by]))
     listed = [
         {
             "name": of.name,
