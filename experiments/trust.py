@@ -1,14 +1,21 @@
 """Trust before training: do the looks along a predicted path tell which times are wrong?
 
-    python -m experiments.trust paper --data data      TIME
+    python -m experiments.trust paper --data data      half an hour, two cores
     python -m experiments.trust smoke                  a minute
 
 Tasks that other experiments have really trained are predicted again, and looked at along the
 predicted path (:mod:`ttp_jax.second_look`). Of every threshold: whether its time is off by more
 than 20 %, and what the looks say. A logistic law of the latter is fitted to all tasks but those
 of one data set, or of one network, and scored on these; the weights that the package uses are
-those fitted to all. A time that only one of both curves reaches counts as wrong where the other
-curve ends a fifth later or more, and is left out where it ends before.
+those fitted to all. A time that the real run alone does not reach counts as wrong where it had
+a fifth more steps for it, and is left out otherwise; of times that the prediction alone does
+not reach there is a count, and no law.
+
+Expect (447 thresholds of 123 tasks, 112 wrong): AUROC 0.88 with data sets left out, 0.88 with
+networks left out, 0.93 where errors between 15 and 27 % do not count; the linearisation gaps
+alone 0.76. Within one network it is 0.64 to 0.84: part of it tells easy networks from hard
+ones. Chances are about right, on networks that were left out a little too high. Of the features
+that were tried three were kept with these same tasks in view.
 """
 
 import dataclasses
@@ -189,7 +196,7 @@ def tabulated(found: Sequence[Record]) -> Table:
         gap, early = (
             np.inf if g is None else g for g in (result["gap"], result["early_gap"])
         )
-        for row in result["thresholds"]:
+        for row in (row for row in result["thresholds"] if row["said"] is not None):
             columns["x"].append([row["features"][name] for name in second_look.WEIGHTS])
             columns["gaps"].append(min(max(gap / 2, early, result["stability"] / 4), 1e3))
             for name in ("wrong", "clear"):
@@ -277,6 +284,16 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         }
         numbers = {name: round(float(value), 3) for name, value in named.items()}
         text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
+    never = [
+        record.result["stability"] > 1
+        for record in found
+        for row in record.result["thresholds"]
+        if row["said"] is None
+    ]
+    text += (
+        f"\nNamed by the real run alone: {len(never)} times, {sum(never)} of them of "
+        "predictions beyond the limit of stability.\n"
+    )
     return text, {"trust": figure}
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import ttp_jax as ttp
+from experiments import trust
 from tests import linear
 from tests.bent import bent
+from tests.conftest import ROOT
 from ttp_jax import calibration, losses, outputs, records, second_look
 from ttp_jax.types import Look, Trust
 
@@ -102,21 +104,17 @@ def test_features_are_of_the_looks_before_the_threshold():
     ask = {"epsilon": 0.2, "rule": "fraction_of_initial"}
     found = second_look.features(looks, stability=0.1, reached=33, **ask)
     assert found["shift"] == pytest.approx(np.log(np.log(65 / 33)))
-    assert found["loss"] == pytest.approx(np.log(2))
     assert found["speed"] == pytest.approx(np.log(2))
     assert found["stability"] == pytest.approx(np.log(0.1))
-    assert (found["unseen"], found["never"]) == (0, 0)
     later = second_look.features(looks, stability=0.1, reached=None, **ask)
-    assert later["loss"] == 2.0  # nothing counts as more
     assert later["speed"] == pytest.approx(np.log(3))
-    assert later["never"] == 1
     none = second_look.features([], stability=0.1, reached=None, **ask)
-    assert none["unseen"] == 1
+    assert none["speed"] == 0
     overflown = second_look.features(
         [look(14, None, np.inf, np.inf)], stability=0.1, reached=33, **ask
     )
     assert overflown["shift"] == pytest.approx(np.log(2))
-    assert overflown["loss"] == overflown["speed"] == 2
+    assert overflown["speed"] == 2  # nothing counts as more
 
 
 def test_what_departs_further_is_trusted_less():
@@ -144,9 +142,21 @@ def test_a_bent_model_is_trusted_less_than_a_linear_one():
 
 
 def test_a_record_keeps_the_verdict_but_not_the_looks(tmp_path):
-    trust = Trust(True, 0.9, "fine", 0.1, 0.2, looks=(look(14, None),))
-    curve = ttp.Curve(np.arange(3), np.ones(3), np.ones(3), np.zeros(3), trust=trust)
+    verdict = Trust(True, 0.9, "fine", 0.1, 0.2, looks=(look(14, None),))
+    curve = ttp.Curve(np.arange(3), np.ones(3), np.ones(3), np.zeros(3), trust=verdict)
     record = records.Record("one", {}, {}, {}, {"predicted": curve})
     back = records.load(records.write(tmp_path, record)).curves["predicted"]
-    assert back.trust == dataclasses.replace(trust, looks=None)
+    assert back.trust == dataclasses.replace(verdict, looks=None)
     assert second_look.score_of_threshold(back, 0.1, "loss") is None
+
+
+def test_the_weights_are_those_of_the_committed_records():
+    folder = ROOT / "results/trust"
+    found = [records.load(file.parent) for file in sorted(folder.glob("*/record.json"))]
+    table = trust.tabulated(found)
+    intercept, weights = trust.fitted(table.x, table.wrong)
+    assert pytest.approx(intercept, abs=2e-3) == second_look.INTERCEPT
+    np.testing.assert_allclose(weights, list(second_look.WEIGHTS.values()), atol=2e-3)
+    # What the README says of tasks that the weights have not seen.
+    for groups in (table.pictures, table.network):
+        assert trust.area(table.wrong, trust.left_out(table, groups)) > 0.87
