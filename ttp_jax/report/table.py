@@ -42,7 +42,7 @@ def render(record: Record) -> Group:
     for side in ("predicted", "measured"):
         if side in record.curves:
             table.add_column(f"{side}\nsteps", justify="right")
-            table.add_column("\nseconds", justify="right")
+            table.add_column("\ns", justify="right")
     if both:
         table.add_column("error", justify="right")
     # None where there is no such score, and in records of before.
