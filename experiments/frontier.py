@@ -13,13 +13,13 @@ stays a step; and a law fitted to the first part of the real curve, which it the
 Errors are of the thresholds that the real run passes after step 20; costs are operations and
 seconds as shares of the real run's. The tolerances were set on other seeds.
 
-Of the re-linearised ways only tolerance 0.5 was run so far, and only on the tasks that leave one
-linearisation: among "the other tasks" its points are of seven tasks, all else of thirteen.
+Of the re-linearised ways only tolerance 0.5 was run so far, and only on the tasks that leave
+one linearisation: among "the other tasks" its points are of seven tasks, all else of thirteen.
 
-Expect (5 tasks far off, 13 others; median errors): one linearisation 53 and 25 %, of half of the
-pictures 54 and 17 %, training on half of the pictures 28 and 15 % and on a fifth 61 and 29 %, 20
-real steps 32 and 6 %, re-linearised 11 and 16 % at 1.6 to 2.3 times the operations of training,
-laws fitted to the first half of the real curve 21 to 54 %.
+Expect (5 tasks far off, 13 others; median errors): one linearisation 53 and 25 %, of half of
+the pictures 54 and 17 %, training on half of the pictures 28 and 15 % and on a fifth 61 and
+29 %, 20 real steps 32 and 6 %, re-linearised 11 and 16 % at 1.6 to 2.3 times the operations of
+training, laws fitted to the first half of the real curve 21 to 54 %.
 """
 
 import dataclasses
