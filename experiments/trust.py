@@ -19,8 +19,9 @@ that were tried three were kept with these same tasks in view.
 """
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,17 @@ class Again:
 
 def smoke(data: Path) -> list[Again]:
     """Two tasks that need no data."""
-    return [again for again in _all() if _config(again).data == "digits"][:2]
+    of_digits = (again for again in _all() if _config(again).data == "digits")
+    return list(itertools.islice(of_digits, 2))
 
 
 def paper(data: Path) -> list[Again]:
     """All of :data:`SOURCES` that are predicted by one linearisation."""
-    return _all()
+    return list(_all())
 
 
-def _all() -> list[Again]:
-    found, seen = [], set()
+def _all() -> Iterator[Again]:
+    seen = set()
     for name in SOURCES:
         for file in sorted((harness.RESULTS / name).glob("compare-*/record.json")):
             again = Again(f"{name}/{file.parent.name}")
@@ -74,8 +76,7 @@ def _all() -> list[Again]:
             )
             if _once_linearised(config) and task not in seen:
                 seen.add(task)
-                found.append(again)
-    return found
+                yield again
 
 
 def _config(again: Again) -> study.Config:
