@@ -183,7 +183,7 @@ def refused(*arguments, capsys, out_folder):
         (["--stop-elasticity=1", "--stop-window=1"], "window must be at least 2"),
         (["--stop-patience=2"], "stop_patience need stop_elasticity"),
         (["--weights=missing.npz"], "missing.npz"),
-        (["--method=boosting"], "--method"),
+        (["--method=boosting"], "method must be plain or"),
         (["--cycles=2", "--last=1"], "method 'plain' has no cycles, last"),
         (["--method=snapshot", "--cycles=19"], "cycles must lie in 1..18"),
         (["--method=snapshot", "--cycles=0"], "cycles must lie in 1..18"),

@@ -40,6 +40,6 @@ def test_the_command_line_loads_no_data_sets():
 
 def test_a_function_stays_one_whatever_was_imported_before():
     loaded_after(
-        "import ttp_jax.study, ttp_jax as ttp; from ttp_jax.finetune import optax_of;"
+        "import ttp_jax.study, ttp_jax as ttp; from ttp_jax.finetune import loop;"
         "assert callable(ttp.finetune) and callable(ttp.predict)"
     )

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ttp_jax import candidates, ranking, records, study, trainless
+from ttp_jax import candidates, methods, ranking, records, study, trainless
 from ttp_jax.logged import ARCHITECTURE, CURVE, OUTCOMES, as_runs, logged_runs
 from ttp_jax.scoring import Finished, Shared, finish, finite, scores_of
 from ttp_jax.thresholds import time_to_threshold
@@ -21,7 +21,7 @@ RESAMPLES = 1000
 """Of the intervals of how good a ranking is."""
 _FIXED = (
     "paths", "heads", "calibrate_steps", "stop_elasticity", "stop_quantity", "stop_window",
-    "stop_patience", "stop_after_steps",
+    "stop_patience", "stop_after_steps", *methods.OPTIONS,
 )  # fmt: skip
 """Options of a prediction that a ranking does not have."""
 

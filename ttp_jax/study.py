@@ -17,154 +17,26 @@ from ttp_jax import (
     data,
     evaluation,
     extrapolation,
+    methods,
     models,
     records,
     sampling,
     schedules,
     second_look,
-    snapshot_evaluation,
 )
-from ttp_jax.accelerators import snapshot
-from ttp_jax.accelerators.plan import Plan
 from ttp_jax.chunks import map_samples
-from ttp_jax.dynamics.noise import Noise
-from ttp_jax.early_curves.elasticity import ElasticityRule, Quantity
+from ttp_jax.config import Config
+from ttp_jax.early_curves.elasticity import ElasticityRule
 from ttp_jax.early_curves.prefix import prefix
 from ttp_jax.finetune import finetune
-from ttp_jax.kernel.choice import Computed, Kernel, KernelName
-from ttp_jax.kernel.classes import Outputs
-from ttp_jax.optimizers import SGD, Adam, DecayToward, Optimizer
-from ttp_jax.prediction import Solver, cost_ahead, predict
-from ttp_jax.reading import Keep
-from ttp_jax.sampling import Sampling
-from ttp_jax.types import (
-    Curve,
-    InputError,
-    LossName,
-    Params,
-    Task,
-    ThresholdRule,
-    Trust,
-)
+from ttp_jax.kernel.choice import Computed, Kernel
+from ttp_jax.optimizers import SGD, Adam, Optimizer
+from ttp_jax.prediction import cost_ahead, predict
+from ttp_jax.types import Curve, InputError, Params, Task, Trust
 
 Command = Literal["predict", "finetune", "compare"]
 READING_SHARE = 0.2
 """Reading the curve may cost this share of training."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """What is fine-tuned, how, and what is asked of the curve."""
-
-    model: str = "embedded"
-    """Network: embedded, resnet20|32|44|56, resnet18|34|50|101, mlp."""
-    weights: str | None = None
-    """File of pre-trained weights (.safetensors, .pth, .npz), or the word random."""
-    data: str = "digits"
-    """Pictures: digits, dir:FOLDER, npz:FILE or tfds:NAME."""
-    data_dir: str | None = None
-    """Folder of prepared data sets, for tfds:NAME."""
-    classes: int = 5
-    """Classes drawn for the task."""
-    per_class: int = 30
-    """Pictures drawn of each class."""
-    held_out: int = 0
-    """Further pictures of each class that are not trained on, and that the curves are read on
-    too; 0 for none."""
-    image_size: int | None = None
-    """Side in pixels; by default what the network was made for."""
-    freeze_until: str = "auto"
-    """Last stage that is not trained; everything after it is, with the new head. none
-    trains all; auto is none, for the embedded network stage2."""
-    head_init: models.HeadInit = "lecun_normal"
-    """The new head: N(0, 1/fan_in) or zeros."""
-    head_scale: float | None = None
-    """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
-    loss: LossName = "cross_entropy"
-    """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd, or adam (adamw with weight decay)."""
-    lr: float = 1.5e-4
-    """Learning rate, of the mean loss of a batch."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the run."""
-    momentum: float = 0.9
-    """Momentum, of sgd."""
-    nesterov: bool = False
-    """Nesterov's form of it."""
-    beta1: float = 0.9
-    """Decay of adam's average gradient."""
-    beta2: float = 0.999
-    """Decay of adam's average square."""
-    adam_eps: float = 1e-8
-    """Added to the root of adam's average square."""
-    weight_decay: float = 0.0
-    """Weight decay, on every trained weight; of adam the decoupled one."""
-    decay_toward: DecayToward = "zero"
-    """Weights that it pulls to: zero, or initial for those at the start."""
-    batch_size: int | None = 25
-    """Batch size; None for the full batch."""
-    sampling: Sampling = "shuffle"
-    """How batches are drawn."""
-    epochs: int | float = 60
-    """Length of the run in passes over the pictures."""
-    epsilon: tuple[float, ...] = (0.4, 0.1, 0.01)
-    """Thresholds, as a loss or as a fraction of the initial loss."""
-    rules: tuple[ThresholdRule, ...] = ("within_of_final", "fraction_of_initial", "loss")
-    """How thresholds are read off a curve."""
-    smoothing: int = 1
-    """Mean over so many readings before thresholds are read."""
-    every: int | None = None
-    """Read the curve every so many steps; by default as often as costs little."""
-    stop_elasticity: float | None = None
-    """End the real run once one per cent more steps takes less than so many per cent off the
-    loss; a prediction says where that will be. To its end by default."""
-    stop_quantity: Quantity = "loss"
-    """What is to fall: the loss, or the error (1 - accuracy)."""
-    stop_window: int = 5
-    """Readings that its slope is taken over."""
-    stop_patience: int = 1
-    """Readings in a row that must fall so little."""
-    stop_after_steps: int | None = None
-    """From this step on the run may end though it never fell faster; by default only after it
-    once has."""
-    solver: Solver = "simulate"
-    """What solves the linearised dynamics."""
-    paths: int = 0
-    """Random paths that bands around the prediction are read from; 0 for no bands."""
-    heads: int = 0
-    """Other random heads, each with a stream of its own, that bands are read from; each
-    costs a prediction of its own. 0 for none."""
-    noise: Noise = "exact"
-    """Noise of the batches in the solvers moments, moments_sde and sde."""
-    effective_rate: bool = False
-    """Treat momentum as the learning rate lr/(1 - momentum)."""
-    calibrate_steps: int = 0
-    """Take so many real steps first, and predict the rest from there."""
-    relinearize: float | None = None
-    """Linearise again wherever the model has left its linearisation by so much, such as 0.5;
-    once, at the start, by default."""
-    kernel: KernelName = "exact"
-    """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
-    kernel_outputs: Outputs = "full"
-    """What the kernel keeps between outputs."""
-    sketch_dimension: int = 256
-    """Numbers that a random projection leaves of every tensor."""
-    kernel_samples: int | None = None
-    """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
-    default."""
-    method: Literal["plain", "snapshot"] = "plain"
-    """plain, or snapshot: cosine cycles whose ends are averaged, beside a plain run."""
-    cycles: int | None = None
-    """Cycles of snapshot, of equal length; 4 by default."""
-    alpha0: float | None = None
-    """Learning rate at the start of each cycle of snapshot; by default lr, the plain run's."""
-    last: int | None = None
-    """How many of the last snapshots are averaged; all by default."""
-    memory_gb: float | None = None
-    """Memory for the kernel; a share of what is free by default."""
-    seed: int = 0
-    """Of the pictures, the head and the mini-batches."""
 
 
 @dataclass(frozen=True)
@@ -318,44 +190,6 @@ def _optimizer(config: Config) -> Optimizer:
     return SGD(config.lr, config.momentum, config.nesterov, **common)
 
 
-CYCLES = 4
-"""Of snapshot."""
-_OF_METHOD = {"plain": (), "snapshot": ("cycles", "alpha0", "last")}
-"""Options that a method alone has."""
-
-
-def planned(config: Config, steps: int) -> Plan | None:
-    """Schedule and steps to keep of the method; ``None`` of a plain run.
-
-    Raises:
-        InputError: Options of another method, or none that it can be run with.
-    """
-    own = _OF_METHOD[config.method]
-    others = {name for names in _OF_METHOD.values() for name in names} - set(own)
-    unused = sorted(name for name in others if getattr(config, name) is not None)
-    if unused:
-        raise InputError(
-            f"method {config.method!r} has no {', '.join(unused)}; leave out what it has "
-            "not, or take the method that it belongs to"
-        )
-    if config.method == "plain":
-        return None
-    if config.optimizer != "sgd" or config.heads:
-        raise InputError(
-            f"method {config.method!r} needs optimizer sgd without heads, got "
-            f"{config.optimizer} and {config.heads}; leave these out"
-        )
-    if config.stop_elasticity is not None:
-        raise InputError(
-            f"method {config.method!r} runs to its end, got stop_elasticity "
-            f"{config.stop_elasticity}; leave it out"
-        )
-    cycles = CYCLES if config.cycles is None else config.cycles
-    snapshot.averaged(cycles, config.last)
-    alpha0 = config.lr if config.alpha0 is None else config.alpha0
-    return snapshot.snapshots(alpha0, steps, cycles)
-
-
 def _affordable_every(read: int, batch_size: int) -> int:
     """Steps between readings such that their forwards stay under a share of ``3 B`` each."""
     return int(np.ceil(read / (READING_SHARE * 3 * batch_size)))
@@ -427,7 +261,7 @@ def run(
     )
     records.require_writable(out)
     built = build(config)
-    plan = planned(config, built.steps)
+    runs = methods.runs(config, methods.Run(built.task, built.sgd, built.steps))
     run_id = identified(command, config, built)
     if not force and (finished := read_finished(out, run_id, say)):
         return finished
@@ -449,19 +283,15 @@ def run(
         f"{built.task.c} classes{held_out}, {built.provenance['parameters_trained']:,} weights "
         f"trained, {built.steps} steps, curve read every {built.every}"
     ]
-    runs: dict[str, tuple[Optimizer, Keep]] = {"": (built.sgd, ())}
-    if plan is not None:
-        assert isinstance(built.sgd, SGD)
-        runs = {
-            "": (plan.of(built.sgd), plan.keep),
-            snapshot_evaluation.PLAIN: (built.sgd, [built.steps]),
-        }
-        # One kernel for both.
+    if len(runs) > 1:
+        # One kernel for all.
         kernels = kernels or Kernels(kept=1)
     if command != "finetune":
         # Before anything is said: what it refuses is the only line then.
-        sgd, keep = runs[""]
-        ahead = cost_ahead(built.task, sgd, seed=config.seed, keep=keep, **asked)
+        first = runs[""]
+        ahead = cost_ahead(
+            first.task, first.sgd, seed=config.seed, keep=first.keep, **first.also, **asked
+        )
         lines.append(str(ahead))
         if config.relinearize is not None:
             lines.append("re-linearised: as many such kernels as the path is bent")
@@ -469,57 +299,44 @@ def run(
         say(line)
     curves: dict[str, Curve] = {}
     if command != "finetune":
-        shared = {}
         # Adam's kernels are its own.
         alike = config.optimizer == "sgd" and not config.calibrate_steps
-        if kernels is not None and alike:
-            shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
-        for name, (sgd, keep) in runs.items():
+        for name, run in runs.items():
+            shared = {}
+            if kernels is not None and alike and run.task is built.task:
+                shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
             curves[f"{name}predicted"] = predict(
-                built.task,
-                sgd,
+                run.task,
+                run.sgd,
                 seed=config.seed,
                 effective_rate=config.effective_rate,
-                keep=keep,
+                keep=run.keep,
+                **run.also,
                 **{**asked, **shared},
             )
         if config.heads:
             curves["predicted"] = _with_heads(built, config, curves["predicted"], asked)
     if command != "predict":
-        for name, (sgd, keep) in runs.items():
+        for name, run in runs.items():
             curves[f"{name}measured"] = finetune(
-                built.task,
-                sgd,
-                steps=built.steps,
+                run.task,
+                run.sgd,
+                steps=run.steps,
                 seed=config.seed,
                 every=built.every,
-                keep=keep,
+                keep=run.keep,
                 stop=rule,
+                **run.also,
             )
-    result, arrays = _result(config, curves, out / run_id), {}
-    if plan is not None:
-        result["snapshot"] = snapshot_evaluation.compare(
-            built.task,
-            curves,
-            plan,
-            last=snapshot.averaged(len(plan.keep), config.last),
-            rules=config.rules,
-            epsilons=config.epsilon,
-            smoothing=config.smoothing,
-        )
-        with np.errstate(over="ignore"):  # of a path that diverged
-            arrays = {
-                f"{side}_snapshots": kept.outputs.astype(np.float32)
-                for side in snapshot_evaluation.SIDES
-                if side in curves and (kept := curves[side].kept) is not None
-            }
+    found = methods.found(config, runs, curves)
+    result = _result(config, curves, out / run_id) | found.result
     record = records.Record(
         run_id=run_id,
         config=plain(config),
         result=result,
         provenance={**built.provenance, **records.environment()},
         curves=curves,
-        arrays=arrays,
+        arrays=found.arrays,
     )
     return record, records.write(out, record)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ttp_jax import choices, outputs, records, study, trust
+from ttp_jax import choices, methods, outputs, records, study, trust
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.optimizers import SGD
 from ttp_jax.prediction import predict
@@ -26,8 +26,8 @@ HALVINGS = 8
 _FIXED = (
     "solver", "paths", "heads", "noise", "effective_rate", "calibrate_steps", "relinearize",
     "kernel_samples", "smoothing", "every", "held_out", "optimizer", "beta1", "beta2",
-    "adam_eps", "method", "cycles", "alpha0", "last", "stop_elasticity", "stop_quantity",
-    "stop_window", "stop_patience", "stop_after_steps",
+    "adam_eps", *methods.OPTIONS, "stop_elasticity", "stop_quantity", "stop_window",
+    "stop_patience", "stop_after_steps",
 )  # fmt: skip
 """Options of a prediction that a sweep does not have."""
 

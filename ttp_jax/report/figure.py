@@ -7,6 +7,9 @@ import numpy as np
 from ttp_jax.records import Record
 from ttp_jax.types import Curve
 
+METHODS = {"snapshot": "snapshots"}
+"""Methods by their name in a result, and what the title calls them. The ``steps`` that one
+tells of are marked."""
 _STYLE = {
     "predicted": {"color": "#d1495b", "linestyle": "--", "label": "predicted, no training"},
     "measured": {"color": "#1d3557", "linestyle": "-", "label": "measured, real training"},
@@ -45,7 +48,8 @@ def draw(record: Record, file: Path) -> None:
                 _plot(loss_axis, accuracy_axis, curve.held_out, _HELD_OUT[side])
         if f"plain_{side}" in record.curves:
             _plot(loss_axis, accuracy_axis, record.curves[f"plain_{side}"], _PLAIN[side])
-    for step in record.result.get("snapshot", {}).get("steps", ()):
+    told = [name for name in METHODS if name in record.result]
+    for step in (step for name in told for step in record.result[name].get("steps", ())):
         for axis in (loss_axis, accuracy_axis):
             axis.axvline(step, color="0.85", linewidth=0.8, zorder=0)
     start = record.result["loss_initial"]
@@ -77,7 +81,7 @@ def draw(record: Record, file: Path) -> None:
     verdict = "" if trust is None or trust["ok"] else "   (prediction NOT to be trusted)"
     figure.suptitle(
         f"{record.config['model']} on {record.config['data']}, lr {record.config['lr']:g}, "
-        f"{record.config['loss']}{', snapshots' if 'snapshot' in record.result else ''}"
+        f"{record.config['loss']}{''.join(f', {METHODS[name]}' for name in told)}"
         f"{verdict}",
         fontsize=10,
     )

@@ -24,6 +24,8 @@ _ASKED = {
     "trusted": "trusted",
 }
 """Settings of a sweep's result, and what they are called."""
+_METHODS = {"snapshot": snapshots.tables}
+"""Tables of each method, from what it has left in the result."""
 
 
 def show(record: Record, console: Console) -> None:
@@ -71,8 +73,9 @@ def render(record: Record) -> Group:
         lines.append(Text(f"{word} (score {trust['score']:.2f}): {trust['reason']}", style))
     lines.append(Text(f"record: {result['record']}"))
     tables = [table, _held_out(record)] if "held_out" in result else [table]
-    if "snapshot" in result:
-        tables += snapshots.tables(record)
+    for method, tables_of in _METHODS.items():
+        if method in result:
+            tables += tables_of(record)
     return Group(*tables, *lines)
 
 

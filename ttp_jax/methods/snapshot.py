@@ -1,4 +1,4 @@
-"""What a snapshot ensemble is worth, predicted and measured, beside a plain run."""
+"""Snapshot ensembles: what one is worth, predicted and measured, beside a plain run."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,73 +6,84 @@ from typing import Any
 
 import numpy as np
 
-from ttp_jax.accelerators import diversity, ensemble
+from ttp_jax.accelerators import diversity, ensemble, snapshot
 from ttp_jax.accelerators.diversity import Apart
 from ttp_jax.accelerators.ensemble import Quality
 from ttp_jax.accelerators.plan import Plan
-from ttp_jax.thresholds import time_to_threshold
-from ttp_jax.types import Curve, Kept, Task, ThresholdRule
+from ttp_jax.config import Config
+from ttp_jax.methods.method import (
+    PLAIN,
+    Curves,
+    Found,
+    Method,
+    Runs,
+    sides_of,
+    speed_up,
+)
+from ttp_jax.optimizers import SGD
+from ttp_jax.types import Curve, Kept, Task
 
-SIDES = ("predicted", "measured")
-PLAIN = "plain_"
-"""Before the name of a side: its run without the method."""
+CYCLES = 4
+"""By default."""
 
 
-def compare(
-    task: Task,
-    curves: Mapping[str, Curve],
-    plan: Plan,
-    *,
-    last: int,
-    rules: Sequence[ThresholdRule],
-    epsilons: Sequence[float],
-    smoothing: int = 1,
-) -> dict[str, Any]:
-    """Quality, distances and speed-up as plain values, under the names that are printed.
+def planned(config: Config, steps: int) -> tuple[Plan, int]:
+    """The cycles of a run of so many steps, and how many of their ends are averaged.
 
-    Args:
-        task: What was trained.
-        curves: ``predicted`` and ``measured``, whichever there are, with their snapshots;
-            ``plain_predicted`` and ``plain_measured`` with the model at their end.
-        plan: Of the snapshot run.
-        last: How many of the last are averaged.
-        rules: How thresholds are read; ``within_of_final``, which depends on where a run
-            ends, compares no two runs.
-        epsilons: Thresholds.
-        smoothing: Of the curves.
+    Raises:
+        InputError: Options out of range.
+    """
+    cycles = CYCLES if config.cycles is None else config.cycles
+    last = snapshot.averaged(cycles, config.last)
+    alpha0 = config.lr if config.alpha0 is None else config.alpha0
+    return snapshot.snapshots(alpha0, steps, cycles), last
+
+
+def _changed(config: Config, runs: Runs) -> Runs:
+    run, plain = runs[""], runs[PLAIN]
+    assert isinstance(run.sgd, SGD)
+    plan, _ = planned(config, run.steps)
+    return {
+        **runs,
+        "": dataclasses.replace(run, sgd=plan.of(run.sgd), keep=plan.keep),
+        PLAIN: dataclasses.replace(plain, keep=[plain.steps]),
+    }
+
+
+def _found(config: Config, runs: Runs, curves: Curves) -> Found:
+    """Quality, distances and speed-up, under the names that are printed.
 
     Returns:
         ``cycles``, ``alpha0``, ``last`` and ``steps``: what was run. ``quality``: of the
         ensemble, the last snapshot and the plain run's end; ``pairs``: of snapshots; both on
         what was trained on and on what was held out. ``speed_up``: steps of the plain run
         over those of the snapshot run. ``None`` stands for what a run that ended early has
-        not, and for what is not finite.
+        not, and for what is not finite. As arrays the outputs of all snapshots.
 
     Cost: forward passes of all samples half-way between all pairs of real snapshots.
     """
-    sides = [side for side in SIDES if side in curves]
-    count = len(plan.keep)
-    return {
+    run = runs[""]
+    plan, last = planned(config, run.steps)
+    task, sides, count = run.task, sides_of(curves), len(plan.keep)
+    result = {
         "cycles": count,
         "alpha0": float(plan.learning_rates[0]),
         "last": last,
         "steps": plan.keep.tolist(),
         "quality": _quality(task, curves, sides, count, last),
         "pairs": _pairs(task, curves, sides, count),
-        "speed_up": [
-            {
-                "rule": rule,
-                "epsilon": epsilon,
-                **{
-                    side: _times_faster(curves, side, epsilon, rule, smoothing)
-                    for side in sides
-                },
-            }
-            for rule in rules
-            if rule != "within_of_final"
-            for epsilon in epsilons
-        ],
+        "speed_up": speed_up(config, curves),
     }
+    with np.errstate(over="ignore"):  # of a path that diverged
+        arrays = {
+            f"{side}_snapshots": kept.outputs.astype(np.float32)
+            for side in sides
+            if (kept := curves[side].kept) is not None
+        }
+    return Found(result, arrays)
+
+
+METHOD = Method("snapshot", ("cycles", "alpha0", "last"), _changed, _found)
 
 
 def parts(task: Task) -> Iterator[tuple[str, slice, np.ndarray]]:
@@ -151,17 +162,3 @@ def _both(found: Mapping, key: Any, kind: type, sides: Sequence[str]) -> dict[st
                 value = None
             values[f"{side}_{field.name}"] = value
     return values
-
-
-def _times_faster(
-    curves: Mapping[str, Curve],
-    side: str,
-    epsilon: float,
-    rule: ThresholdRule,
-    smoothing: int,
-) -> float | None:
-    plain, method = (
-        time_to_threshold(curves[name], epsilon, rule, smoothing=smoothing).steps
-        for name in (PLAIN + side, side)
-    )
-    return plain / method if plain and method else None

@@ -1,0 +1,134 @@
+"""What a run is asked for: the options that the command line and the library share.
+
+One flat list, so that a record of a run is one as well. Which options belong to a method alone
+is said where the method is (:mod:`ttp_jax.methods`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ttp_jax.dynamics.noise import Noise
+from ttp_jax.early_curves.elasticity import Quantity
+from ttp_jax.kernel.choice import KernelName
+from ttp_jax.kernel.classes import Outputs
+from ttp_jax.models import HeadInit
+from ttp_jax.optimizers import DecayToward
+from ttp_jax.prediction import Solver
+from ttp_jax.sampling import Sampling
+from ttp_jax.types import LossName, ThresholdRule
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is fine-tuned, how, and what is asked of the curve."""
+
+    model: str = "embedded"
+    """Network: embedded, resnet20|32|44|56, resnet18|34|50|101, mlp."""
+    weights: str | None = None
+    """File of pre-trained weights (.safetensors, .pth, .npz), or the word random."""
+    data: str = "digits"
+    """Pictures: digits, dir:FOLDER, npz:FILE or tfds:NAME."""
+    data_dir: str | None = None
+    """Folder of prepared data sets, for tfds:NAME."""
+    classes: int = 5
+    """Classes drawn for the task."""
+    per_class: int = 30
+    """Pictures drawn of each class."""
+    held_out: int = 0
+    """Further pictures of each class that are not trained on, and that the curves are read on
+    too; 0 for none."""
+    image_size: int | None = None
+    """Side in pixels; by default what the network was made for."""
+    freeze_until: str = "auto"
+    """Last stage that is not trained; everything after it is, with the new head. none
+    trains all; auto is none, for the embedded network stage2."""
+    head_init: HeadInit = "lecun_normal"
+    """The new head: N(0, 1/fan_in) or zeros."""
+    head_scale: float | None = None
+    """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
+    loss: LossName = "cross_entropy"
+    """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd, or adam (adamw with weight decay)."""
+    lr: float = 1.5e-4
+    """Learning rate, of the mean loss of a batch."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the run."""
+    momentum: float = 0.9
+    """Momentum, of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of it."""
+    beta1: float = 0.9
+    """Decay of adam's average gradient."""
+    beta2: float = 0.999
+    """Decay of adam's average square."""
+    adam_eps: float = 1e-8
+    """Added to the root of adam's average square."""
+    weight_decay: float = 0.0
+    """Weight decay, on every trained weight; of adam the decoupled one."""
+    decay_toward: DecayToward = "zero"
+    """Weights that it pulls to: zero, or initial for those at the start."""
+    batch_size: int | None = 25
+    """Batch size; None for the full batch."""
+    sampling: Sampling = "shuffle"
+    """How batches are drawn."""
+    epochs: int | float = 60
+    """Length of the run in passes over the pictures."""
+    epsilon: tuple[float, ...] = (0.4, 0.1, 0.01)
+    """Thresholds, as a loss or as a fraction of the initial loss."""
+    rules: tuple[ThresholdRule, ...] = ("within_of_final", "fraction_of_initial", "loss")
+    """How thresholds are read off a curve."""
+    smoothing: int = 1
+    """Mean over so many readings before thresholds are read."""
+    every: int | None = None
+    """Read the curve every so many steps; by default as often as costs little."""
+    stop_elasticity: float | None = None
+    """End the real run once one per cent more steps takes less than so many per cent off the
+    loss; a prediction says where that will be. To its end by default."""
+    stop_quantity: Quantity = "loss"
+    """What is to fall: the loss, or the error (1 - accuracy)."""
+    stop_window: int = 5
+    """Readings that its slope is taken over."""
+    stop_patience: int = 1
+    """Readings in a row that must fall so little."""
+    stop_after_steps: int | None = None
+    """From this step on the run may end though it never fell faster; by default only after it
+    once has."""
+    solver: Solver = "simulate"
+    """What solves the linearised dynamics."""
+    paths: int = 0
+    """Random paths that bands around the prediction are read from; 0 for no bands."""
+    heads: int = 0
+    """Other random heads, each with a stream of its own, that bands are read from; each
+    costs a prediction of its own. 0 for none."""
+    noise: Noise = "exact"
+    """Noise of the batches in the solvers moments, moments_sde and sde."""
+    effective_rate: bool = False
+    """Treat momentum as the learning rate lr/(1 - momentum)."""
+    calibrate_steps: int = 0
+    """Take so many real steps first, and predict the rest from there."""
+    relinearize: float | None = None
+    """Linearise again wherever the model has left its linearisation by so much, such as 0.5;
+    once, at the start, by default."""
+    kernel: KernelName = "exact"
+    """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
+    kernel_outputs: Outputs = "full"
+    """What the kernel keeps between outputs."""
+    sketch_dimension: int = 256
+    """Numbers that a random projection leaves of every tensor."""
+    kernel_samples: int | None = None
+    """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
+    default."""
+    method: str = "plain"
+    """plain, or snapshot: cosine cycles whose ends are averaged; beside a plain run. Several
+    at once are joined by +."""
+    cycles: int | None = None
+    """Cycles of snapshot, of equal length; 4 by default."""
+    alpha0: float | None = None
+    """Learning rate at the start of each cycle of snapshot; by default lr, the plain run's."""
+    last: int | None = None
+    """How many of the last snapshots are averaged; all by default."""
+    memory_gb: float | None = None
+    """Memory for the kernel; a share of what is free by default."""
+    seed: int = 0
+    """Of the pictures, the head and the mini-batches."""

@@ -1,0 +1,107 @@
+"""What a training method is to a study: a change of the run, and what is told of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ttp_jax.config import Config
+from ttp_jax.optimizers import Optimizer
+from ttp_jax.reading import Keep
+from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.types import Curve, Task, ThresholdRule
+
+SIDES = ("predicted", "measured")
+PLAIN = "plain_"
+"""Before the name of a side: its run without the method."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What prediction and training are both asked for, and told of a method by nothing else."""
+
+    task: Task
+    sgd: Optimizer
+    steps: int
+    keep: Keep = ()
+    also: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments that :func:`ttp_jax.predict` and :func:`ttp_jax.finetune` share."""
+
+
+Runs = Mapping[str, Run]
+"""The runs of a study by what stands before the name of a side: nothing of the method's own,
+:data:`PLAIN` of that without it."""
+Curves = Mapping[str, Curve]
+"""By run and side: ``predicted``, ``measured``, ``plain_predicted``, ..."""
+
+
+class Found(NamedTuple):
+    """What is told of a method: plain values, and arrays of the record."""
+
+    result: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of the methods that ``--method`` names.
+
+    Methods are put together by changing the runs one after the other, in the order of
+    :data:`ttp_jax.methods.METHODS`; each refuses what it cannot be put together with.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    """Names of the options in :class:`ttp_jax.config.Config` that it alone has, ``None`` where
+    they are left alone."""
+    changed: Callable[[Config, Runs], Runs]
+    """The runs as they are with the method, from those without. Raises ``InputError``."""
+    found: Callable[[Config, Runs, Curves], Found]
+    """What both sides have found."""
+
+
+def sides_of(curves: Curves) -> list[str]:
+    """The sides that were run."""
+    return [side for side in SIDES if side in curves]
+
+
+def times_faster(
+    curves: Curves,
+    side: str,
+    epsilon: float,
+    rule: ThresholdRule,
+    *,
+    smoothing: int,
+    beside: str = PLAIN,
+) -> float | None:
+    """Steps of the run beside over those of the method's; ``None`` where one never arrives."""
+    plain, own = (
+        time_to_threshold(curves[name], epsilon, rule, smoothing=smoothing).steps
+        for name in (beside + side, side)
+    )
+    return plain / own if plain and own else None
+
+
+def speed_up(
+    config: Config, curves: Curves, *, beside: str = PLAIN
+) -> list[dict[str, Any]]:
+    """:func:`times_faster` at every threshold that compares two runs.
+
+    ``within_of_final`` depends on where a run ends and compares no two.
+    """
+    return [
+        {
+            "rule": rule,
+            "epsilon": epsilon,
+            **{
+                side: times_faster(
+                    curves, side, epsilon, rule, smoothing=config.smoothing, beside=beside
+                )
+                for side in sides_of(curves)
+            },
+        }
+        for rule in config.rules
+        if rule != "within_of_final"
+        for epsilon in config.epsilon
+    ]
