@@ -129,9 +129,9 @@ def main(experiment: Experiment, description: str | None) -> None:
                 out=arguments.out,
                 minutes=arguments.minutes,
             )
-        print(experiment.redraw(arguments.out))
         for line in failed:
             print(f"not run: {line}", file=sys.stderr)
+        print(experiment.redraw(arguments.out))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -67,6 +67,7 @@ def test_a_quarter_of_the_samples_gives_the_curve_of_all(decay, limit, better):
     assert extended < better * as_it_is
 
 
+@pytest.mark.slow
 def test_leading_eigenvalues_lose_their_bias():
     n, n0, modes = 1000, 250, slice(15, 40)
     of_all = np.mean([known(*problem(n, s, 1.2))[0][modes] / n for s in range(4)], axis=0)

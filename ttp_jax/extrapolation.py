@@ -35,6 +35,11 @@ def few(task: Task, count: int, seed: int) -> Task:
     Raises:
         InputError: Too few, or more than there are.
     """
+    if task.n < FEWEST:
+        raise InputError(
+            f"kernel_samples needs a task of at least {FEWEST} samples, got {task.n}; leave it "
+            "out"
+        )
     if not FEWEST <= count <= task.n:
         raise InputError(
             f"kernel_samples must lie in {FEWEST}..{task.n} (the samples of the task), got "

@@ -112,12 +112,12 @@ def judge_by_gaps(
     found = warnings(sgd, at_rate, predicted_loss)
     if not gap <= GAP_LIMIT:
         found.append(
-            f"the model leaves its linearisation: gap {gap:.2f} at the end of the "
+            f"the model leaves its linearisation: gap {gap:.3g} at the end of the "
             f"prediction, at most {GAP_LIMIT} is trusted"
         )
     if not early_gap <= EARLY_GAP_LIMIT:
         found.append(
-            f"the model leaves its linearisation early: gap {early_gap:.2f} at 0.3 of the "
+            f"the model leaves its linearisation early: gap {early_gap:.3g} at 0.3 of the "
             f"initial loss, at most {EARLY_GAP_LIMIT} is trusted"
         )
     worst = max(gap / GAP_LIMIT, early_gap / EARLY_GAP_LIMIT)
@@ -125,7 +125,7 @@ def judge_by_gaps(
     if at_rate > 1 or grows(predicted_loss):
         score *= 0.5
     fine = (
-        f"{step_size(sgd, at_rate)}, linearisation gap {early_gap:.2f} early, {gap:.2f} at "
+        f"{step_size(sgd, at_rate)}, linearisation gap {early_gap:.3g} early, {gap:.3g} at "
         "the end"
     )
     return Trust(

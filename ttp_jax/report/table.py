@@ -90,7 +90,7 @@ def _held_out(record: Record) -> Table:
 
     def number(side: str, name: str) -> str:
         value = found[f"{side}_{name}"]
-        return "-" if value is None else f"{value:.3f}"
+        return "-" if value is None else f"{value:.3g}"
 
     def best(side: str) -> str:
         steps = found[f"{side}_best_steps"]
