@@ -64,27 +64,69 @@ def step(
         nesterov: Nesterov's form of the momentum step.
         along_q0: Whether decay pulls along ``q_0``.
     """
-    n, c = targets.shape
     if batch is None:
-        coefficients = losses.gradient(loss, state.f[:n], targets) / n
-        image = coefficients.reshape(-1) @ theta.reshape(n * c, -1)
+        values = losses.gradient(loss, state.f[: len(targets)], targets)
     else:
-        g = losses.gradient(loss, state.f[batch], targets[batch]) / len(batch)
-        image = jnp.einsum("bck,bc->k", theta[batch], g)
-        # add: with replacement an index can come twice
-        coefficients = jnp.zeros_like(targets).at[batch].add(g)
+        values = losses.gradient(loss, state.f[batch], targets[batch])
+    image, coefficients = gradient(values, theta, batch)
+    return moved(
+        state,
+        image,
+        coefficients,
+        origin,
+        eta,
+        mu,
+        weight_decay,
+        nesterov=nesterov,
+        along_q0=along_q0,
+    )
+
+
+def gradient(values: Array, theta: Array, batch: Array | None) -> tuple[Array, Array]:
+    """The mean of some samples' gradients: its image under ``J``, and as coefficients ``[n, c]``.
+
+    Args:
+        values: ``dl/df`` of the samples in ``batch``, ``None`` for all ``n``.
+        theta: Kernel, as for :func:`step`.
+        batch: Their rows.
+    """
+    n, c = theta.shape[:2]
+    values = values / len(values)
+    if batch is None:
+        return values.reshape(-1) @ theta.reshape(n * c, -1), values
+    # add: with replacement an index can come twice
+    coefficients = jnp.zeros((n, c), values.dtype).at[batch].add(values)
+    return jnp.einsum("bck,bc->k", theta[batch], values), coefficients
+
+
+def moved(
+    state: State,
+    image: Array,
+    coefficients: Array,
+    origin: Array,
+    eta: Array,
+    mu: Array | float,
+    weight_decay: Array | float,
+    *,
+    nesterov: bool,
+    along_q0: bool,
+) -> State:
+    """A step by any gradient ``J^T coefficients``, of image ``[(n + m) c]``.
+
+    Other arguments are those of :func:`step`.
+    """
     # The gradient's image under J, and its parts along J^T, w_0 and v_0.
-    gradient = (
+    whole = (
         image.reshape(state.f.shape) + weight_decay * (origin + state.f),
         coefficients - weight_decay * state.alpha,
         along_q0 * weight_decay * (1 - state.shrink),
         -weight_decay * state.coast,
     )
     old = state.u, state.beta, state.pull, state.speed
-    velocity = tuple(mu * v + g for v, g in zip(old, gradient, strict=True))
+    velocity = tuple(mu * v + g for v, g in zip(old, whole, strict=True))
     move = velocity
     if nesterov:
-        move = tuple(g + mu * v for g, v in zip(gradient, velocity, strict=True))
+        move = tuple(g + mu * v for g, v in zip(whole, velocity, strict=True))
     return State(
         f=state.f - eta * move[0],
         u=velocity[0],

@@ -186,6 +186,47 @@ def weighted_ntk(
         return _own(apply_fn, params, x, n, c, budget, lambda leaf: 0, weigh)[0]
 
 
+def masked_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    masks: Any,
+    *,
+    memory_budget_bytes: int | None = None,
+) -> Float[np.ndarray, "nc nc"]:
+    """The kernel of the weights that a mask leaves, ``J diag(s) J^T``.
+
+    Args:
+        apply_fn: As for :func:`empirical_ntk`.
+        params: Where it is linearised, zeros where there is no weight.
+        x: Inputs, first axis ``n``.
+        masks: A pytree like ``params`` of booleans.
+        memory_budget_bytes: As for :func:`empirical_ntk`.
+
+    Raises:
+        InputError: It does not fit the budget, or the inputs are no such model.
+
+    Cost: ``(1 + 2c) F n``, as without a mask, and ``(n c)^2`` for every weight that is there.
+    """
+    traced = taps.traced(apply_fn, params, x)
+    leaves = [
+        jnp.asarray(mask, jnp.asarray(leaf).dtype)
+        for mask, leaf in zip(jax.tree.leaves(masks), jax.tree.leaves(params), strict=True)
+    ]
+    columns = jax.jit(lambda leaves: taps.in_columns(traced, leaves))(leaves)
+    taken = dict.fromkeys(columns, 0)
+
+    def weigh(leaf: int, blocks: list) -> np.ndarray:
+        # A parameter that does not fit the memory comes in parts, one after the other.
+        first = taken[leaf]
+        taken[leaf] = first + blocks[0].shape[1]
+        return np.asarray(columns[leaf][first : taken[leaf]], float)
+
+    return weighted_ntk(
+        apply_fn, params, x, weigh, memory_budget_bytes=memory_budget_bytes
+    )
+
+
 def estimate(
     apply_fn: ApplyFn,
     params: Params,
@@ -357,10 +398,16 @@ def _add(
 def _add_weighted(
     total: gram.Gram, parts: list, weight: np.ndarray, panel_columns: int
 ) -> None:
-    """``J diag(weight) J^T``, a panel at a time: a whole scaled copy would need the memory."""
+    """``J diag(weight) J^T``, a panel at a time: a whole scaled copy would need the memory.
+
+    Columns without weight are left out: the product is what costs.
+    """
     root = np.sqrt(weight)
-    for first in range(0, len(root), panel_columns):
-        panel = slice(first, first + panel_columns)
+    there = np.flatnonzero(root)
+    for first in range(0, len(there), panel_columns):
+        panel: Any = slice(first, first + panel_columns)
+        if len(there) < len(root):
+            panel = there[panel]
         total.add([part[:, panel] * root[panel] for part in parts])
 
 

@@ -286,33 +286,46 @@ def run(
     return f, recorded
 
 
+def in_columns(
+    traced: Traced, leaves: Sequence[jax.Array], of: Sequence[int] | None = None
+) -> dict[int, jax.Array]:
+    """Values of the parameters by column of the Jacobian, for each leaf.
+
+    Columns of a tapped parameter are in the order ``[groups, fan_out, fan_in]``. Between it
+    and the parameter stand reorderings alone.
+
+    Args:
+        traced: The model.
+        leaves: Values in the shapes of the parameters.
+        of: Which leaves; all by default.
+    """
+    sample = traced.closed.in_avals[-1]
+    zeros = {
+        i: jnp.zeros(tap.output.shape, tap.output.dtype) for i, tap in traced.taps.items()
+    }
+    x_i = jnp.zeros(sample.shape, sample.dtype)
+    _, entered = run(traced, leaves, zeros, x_i, read_parameters=True)
+    ordered = {
+        i: traced.taps[i].product.parameter(value).swapaxes(1, 2)
+        for i, value in entered.items()
+    }
+    chosen = range(len(leaves)) if of is None else of
+    return {i: (ordered[i] if i in ordered else leaves[i]).ravel() for i in chosen}
+
+
 def to_parameters(
     traced: Traced, leaves: Sequence[jax.Array], columns: dict[int, jax.Array]
 ) -> list[jax.Array]:
     """Values by column of the Jacobian, in the shapes of the parameters they belong to.
 
-    Columns of a tapped parameter are in the order ``[groups, fan_out, fan_in]``. Between it
-    and the parameter stand reorderings alone, whose derivative is their inverse. Parameters
+    What :func:`in_columns` undoes: the derivative of a reordering is its inverse. Parameters
     without columns get zeros.
     """
-    sample = traced.closed.in_avals[-1]
-
-    def in_columns(leaves):
-        zeros = {
-            i: jnp.zeros(tap.output.shape, tap.output.dtype)
-            for i, tap in traced.taps.items()
-        }
-        x_i = jnp.zeros(sample.shape, sample.dtype)
-        _, entered = run(traced, leaves, zeros, x_i, read_parameters=True)
-        ordered = {
-            i: traced.taps[i].product.parameter(value).swapaxes(1, 2)
-            for i, value in entered.items()
-        }
-        return {i: (ordered[i] if i in ordered else leaves[i]).ravel() for i in columns}
 
     @jax.jit
     def moved_back(leaves, columns):
-        like, back = jax.vjp(in_columns, leaves)
+        of = list(columns)
+        like, back = jax.vjp(lambda leaves: in_columns(traced, leaves, of), leaves)
         return back(jax.tree.map(lambda v, a: v.astype(a.dtype), columns, like))[0]
 
     return moved_back(list(leaves), columns)

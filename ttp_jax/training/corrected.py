@@ -1,0 +1,266 @@
+"""Steps on masked weights, by corrected gradients, on attacked pictures, or all of these."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from ttp_jax import losses, outputs
+from ttp_jax.accelerators import correction as corrections
+from ttp_jax.accelerators import sparsity as masks_of
+from ttp_jax.accelerators.correction import Agent, Correction
+from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.attacks import Attack, attacked
+from ttp_jax.optimizers import Optimizer
+from ttp_jax.training.loop import Steps
+from ttp_jax.training.plain import optax_of
+from ttp_jax.training.sparse import sparse
+from ttp_jax.types import InputError, Params, Task
+
+
+class Snapshot(NamedTuple):
+    """Weights at the start of an epoch, the mean gradient there, and its pictures."""
+
+    params: Params
+    mean: Params
+    x: Any
+    """Of all samples, attacked at these weights; those of the task where nothing is."""
+    tau: jax.Array
+    coefficient: jax.Array
+
+
+class State(NamedTuple):
+    """What one step hands to the next."""
+
+    params: Params
+    optimizer: Any
+    snapshot: Snapshot | None
+
+
+def corrected_steps(
+    task: Task,
+    sgd: Optimizer,
+    *,
+    steps: int,
+    seed: int,
+    sparsity: Sparsity | None = None,
+    correction: Correction | None = None,
+    attack: Attack | None = None,
+) -> tuple[Steps, Callable[[], Float[np.ndarray, " E"]]]:
+    """Steps of the optimiser under masks, corrections and attacks, each of them or none.
+
+    The gradient of the mini-batch is corrected at every step
+    (:func:`ttp_jax.accelerators.correction.corrected`), the snapshot taken every ``n // B``
+    steps from one pass over all samples. Gradients are those of all weights and are masked
+    last (:func:`ttp_jax.training.sparse.sparse`), so that masks may move within an epoch and
+    the correction keeps its mean of zero; RigL grows by the gradient that is not corrected.
+    What a snapshot costs is timed with the step that it comes before.
+
+    Args:
+        task: What to train, dense.
+        sgd: How.
+        steps: ``T``.
+        seed: Of the stream of mini-batches.
+        sparsity: The masks.
+        correction: Of the gradients.
+        attack: On the pictures of every batch.
+
+    Returns:
+        The steps, and what gives the coefficient of every epoch so far.
+
+    Raises:
+        InputError: Masks that would not move, or fewer than two batches an epoch to correct.
+
+    Cost: ``3 B`` forward passes a step as without; ``2 k B`` more under an attack of ``k``
+    steps; the passes of :func:`ttp_jax.accelerators.correction.extra_passes` by a correction,
+    and ``2 k n`` an epoch more where both come together. Memory: two copies of the weights by
+    a correction, and one of the pictures where these are attacked.
+    """
+    if sgd.batch_size is None and correction is not None:
+        corrections.require_batches(1)
+    n, size = task.n, sgd.batch_size or task.n
+    per_epoch = n // size
+    epochs = corrections.epochs_of(steps, per_epoch)
+    if correction is not None:
+        corrections.require_batches(per_epoch)
+    stream = sgd.batches(n, epochs * per_epoch, seed)
+    rows = None if stream is None else jnp.asarray(stream)
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+    weights = jax.tree.map(jnp.asarray, task.params)
+    if sparsity is not None:
+        weights = masks_of.apply(masks_of.first_masks(weights, sparsity), weights)
+    optimizer = optax.with_extra_args_support(optax_of(sgd, steps, weights))
+    if sparsity is not None:
+        optimizer = sparse(optimizer, sparsity, steps)
+    batch_loss = outputs.batch_loss(task)
+    raise_loss = None if attack is None else attacked(task, attack)
+    scheduled = None
+    if correction is not None:
+        scheduled = corrections.coefficients(correction, epochs)
+    clean = isinstance(correction, Agent) and correction.mean == "clean"
+    seen: list[Any] = []
+
+    @jax.jit
+    def update(state: State, x, y, batch):
+        params, remembered, snapshot = state
+        at = x if batch is None else x[batch]
+        answers = y if batch is None else y[batch]
+        if raise_loss is not None:
+            at = raise_loss(params, at, answers)
+        value, raw = jax.value_and_grad(batch_loss)(params, at, answers, None)
+        gradient = raw
+        if snapshot is not None:
+            there = at if clean else snapshot.x[batch]
+            old = jax.grad(batch_loss)(snapshot.params, there, answers, None)
+            gradient = corrections.corrected(
+                raw, old, snapshot.mean, snapshot.coefficient
+            )
+        extra = {} if sparsity is None else {"raw": raw}
+        updates, remembered = optimizer.update(gradient, remembered, params, **extra)
+        params = optax.apply_updates(params, updates)
+        return State(params, remembered, snapshot), value
+
+    @jax.jit
+    def renewed(params: Params, before: Snapshot, x, y, batches, scheduled):
+        assert correction is not None
+        mean, now, then, pictures = _pass_over_all(
+            task,
+            params,
+            before.params,
+            x,
+            y,
+            size,
+            None if clean else raise_loss,
+            look_back=_looks_back(correction),
+        )
+        tau, coefficient = corrections.follow(
+            correction, scheduled, before.tau, now, then, batches
+        )
+        like = before.tau.dtype
+        return Snapshot(
+            params, mean, pictures, tau.astype(like), coefficient.astype(like)
+        )
+
+    def snapshot_of(params: Params, before: Snapshot, epoch: int) -> Snapshot:
+        assert rows is not None
+        assert scheduled is not None
+        batches = rows[epoch * per_epoch : (epoch + 1) * per_epoch]
+        return renewed(params, before, x, y, batches, scheduled[epoch])
+
+    def start() -> State:
+        snapshot = None
+        if correction is not None:
+            tau = jnp.asarray(correction.tau if isinstance(correction, Agent) else 0.0)
+            zeros = jax.tree.map(jnp.zeros_like, weights)
+            snapshot = Snapshot(weights, zeros, x, tau, jnp.zeros_like(tau))
+            snapshot_of(weights, snapshot, 0)
+        state = State(weights, optimizer.init(weights), snapshot)
+        first = None if rows is None else rows[0]
+        jax.block_until_ready(update(state, x, y, first))
+        return state
+
+    def step(state: State, k: int) -> tuple[State, Any]:
+        if state.snapshot is not None and k % per_epoch == 0:
+            fresh = snapshot_of(state.params, state.snapshot, k // per_epoch)
+            seen.append(fresh.coefficient)
+            state = state._replace(snapshot=fresh)
+        return update(state, x, y, None if rows is None else rows[k])
+
+    forward = outputs.forward_flops(task.apply_fn, task.params, task.x)
+
+    def flops(taken: int) -> float:
+        return forward * passes(taken, size, n, correction=correction, attack=attack)
+
+    def coefficients() -> np.ndarray:
+        return np.array(jax.device_get(seen), float)
+
+    return Steps(start, step, lambda state: state.params, flops), coefficients
+
+
+def passes(
+    taken: int,
+    batch: int,
+    n: int,
+    *,
+    correction: Correction | None = None,
+    attack: Attack | None = None,
+) -> float:
+    """Forward passes of one sample that so many steps cost, attacks and corrections included."""
+    found = 3.0 * batch * taken
+    if attack is not None:
+        found += attack.passes * batch * taken
+    if correction is not None:
+        found += corrections.extra_passes(correction, taken, batch, n)
+        if attack is not None and not (
+            isinstance(correction, Agent) and correction.mean == "clean"
+        ):
+            found += attack.passes * n * corrections.epochs_of(taken, n // batch)
+    return found
+
+
+def optimal_coefficient(
+    task: Task, now: Params, snapshot: Params, batches: Int[np.ndarray, "K B"]
+) -> float:
+    """The best coefficient as it really is, ``Cov(g_B, g_B(w_s))/Var(g_B(w_s))`` over batches.
+
+    Of the weights ``now`` and those of a snapshot, all coordinates together
+    (:func:`ttp_jax.accelerators.correction.optimal_coefficient`): what a correction would have
+    to know, measured. Cost: six forward passes of the batches.
+    """
+    if len(batches) < 2:
+        raise InputError(f"a covariance needs at least 2 batches, got {len(batches)}")
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+    gradient = jax.jit(jax.grad(outputs.batch_loss(task)))
+
+    def flat(w: Params):
+        found = [
+            jax.flatten_util.ravel_pytree(gradient(w, x, y, jnp.asarray(rows)))[0]
+            for rows in batches
+        ]
+        return jnp.stack(found)
+
+    return corrections.optimal_coefficient(flat(now), flat(snapshot))
+
+
+def _looks_back(correction: Correction) -> bool:
+    return isinstance(correction, Agent) and correction.previous == "epoch_before"
+
+
+def _pass_over_all(task, params, before, x, y, size, attack, *, look_back):
+    """Mean gradient, every sample's loss now and an epoch before, and the pictures of both."""
+    n = len(y)
+    count = -(-n // size)
+    rows = jnp.arange(count * size)
+    there = (rows < n).reshape(count, size)
+    rows = jnp.minimum(rows, n - 1).reshape(count, size)
+    each = partial(losses.per_sample, task.loss)
+
+    def of_chunk(total, chunk):
+        rows, there = chunk
+        at, answers = x[rows], y[rows]
+        if attack is not None:
+            at = attack(params, at, answers)
+
+        def weighed(w):
+            f = task.apply_fn(w, at)
+            found = each(f, answers.astype(f.dtype))
+            return jnp.sum(jnp.where(there, found, 0.0)) / n, found
+
+        (_, now), gradient = jax.value_and_grad(weighed, has_aux=True)(params)
+        then = now
+        if look_back:
+            f = task.apply_fn(before, at)
+            then = each(f, answers.astype(f.dtype))
+        total = jax.tree.map(jnp.add, total, gradient)
+        return total, (now, then, at if attack is not None else jnp.zeros(()))
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    mean, (now, then, pictures) = jax.lax.scan(of_chunk, zeros, (rows, there))
+    pictures = x if attack is None else pictures.reshape(-1, *x.shape[1:])[:n]
+    return mean, now.reshape(-1)[:n], then.reshape(-1)[:n], pictures
