@@ -1,10 +1,16 @@
 """From a task to its measured curve, by real optax steps."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+from ttp_jax.accelerators.correction import Correction
+from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.attacks import Attack
 from ttp_jax.optimizers import Optimizer
 from ttp_jax.reading import Keep
 from ttp_jax.training import loop
+from ttp_jax.training.corrected import corrected_steps
 from ttp_jax.training.plain import plain_steps
 from ttp_jax.types import Curve, Task
 
@@ -18,6 +24,9 @@ def finetune(
     every: int = 1,
     stop: Callable[[Curve], bool] | None = None,
     keep: Keep = (),
+    sparsity: Sparsity | None = None,
+    correction: Correction | None = None,
+    attack: Attack | None = None,
 ) -> Curve:
     """Train the task for real and read its curve on all samples, those held out apart.
 
@@ -34,6 +43,11 @@ def finetune(
             such as :class:`ttp_jax.early_curves.elasticity.ElasticityRule`.
         keep: Steps after which the weights are kept (:attr:`Curve.kept`); of a run that ends
             before them there are fewer.
+        sparsity: Masks on the weights (:class:`ttp_jax.accelerators.sparsity.Sparsity`).
+        correction: Of the mini-batch gradients by those at a snapshot
+            (:mod:`ttp_jax.accelerators.correction`).
+        attack: Train on adversarial pictures (:class:`ttp_jax.attacks.Attack`); the curve is
+            read on clean ones.
 
     Returns:
         The curve, its ``seconds`` those of the training steps alone; ``timings`` has
@@ -46,7 +60,23 @@ def finetune(
         InputError: Arguments out of range.
 
     Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading and
-    each step kept.
+    each step kept; of corrections and attacks what
+    :func:`ttp_jax.training.corrected.passes` counts. Masks save nothing: the program is dense.
     """
-    taking = plain_steps(task, sgd, steps=steps, seed=seed)
-    return loop.run(task, taking, steps=steps, every=every, stop=stop, keep=keep)
+    common: dict[str, Any] = {"steps": steps, "every": every, "stop": stop, "keep": keep}
+    if sparsity is None and correction is None and attack is None:
+        taking = plain_steps(task, sgd, steps=steps, seed=seed)
+        return loop.run(task, taking, **common)
+    taking, coefficients = corrected_steps(
+        task,
+        sgd,
+        steps=steps,
+        seed=seed,
+        sparsity=sparsity,
+        correction=correction,
+        attack=attack,
+    )
+    curve = loop.run(task, taking, **common)
+    if correction is None:
+        return curve
+    return dataclasses.replace(curve, epochs={"coefficient": coefficients()})

@@ -9,7 +9,7 @@ and grown.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, outputs
+from ttp_jax import calibration, outputs, second_look, trust
+from ttp_jax.accelerators import correction as corrections
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.corrected_path import CorrectedSegment, Epochs, corrected_segment
 from ttp_jax.accelerators.correction import Correction
@@ -30,7 +31,7 @@ from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, at_weights
 from ttp_jax.timing import measured
 from ttp_jax.trust import linearization_gap
-from ttp_jax.types import InputError, Params, Task
+from ttp_jax.types import Curve, InputError, Params, Task, Trust
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class MaskedPath:
     outputs: Float[np.ndarray, "n c"]
     """At the start, of the same."""
     gaps: tuple[float, ...]
-    """At the end of each linearisation ``|f(w_predicted) - f_linear| / |f_linear - f_first|``."""
+    """``|f(w_predicted) - f_linear| / |f_linear - f_first|`` at the end of each of them."""
     kernels: int
     kernel_s: float
     """Seconds of the kernels, one that was given among them."""
@@ -192,6 +193,86 @@ def along_masks(
     )
 
 
+def judged(
+    task: Task,
+    sgd: SGD,
+    found: MaskedPath,
+    sparsity: Sparsity | None,
+    *,
+    steps: int,
+    seed: int,
+) -> tuple[Trust, int]:
+    """Whether to believe a path, and how many second looks that took.
+
+    One linearisation is judged as that of a plain run is (:mod:`ttp_jax.second_look`), at the
+    path without the correction, whose mean is the same; several by the largest of their gaps.
+    """
+    w, masks = start_of(task, sparsity)
+    at = dataclasses.replace(task, params=w, held_out=None)
+    loss = found.curves[0].loss
+    common = {
+        "curvature": trust.largest_curvature(
+            found.theta, found.outputs, task.targets, loss=task.loss
+        ),
+        "sgd": sgd,
+        "peak_rate": float(sgd.learning_rates(steps).max()),
+    }
+    if len(found.gaps) > 1:
+        verdict = trust.judge_by_gaps(
+            gap=max(found.gaps),
+            early_gap=0.0,
+            predicted_loss=loss,
+            assumed=f"masks are those of the predicted path ({found.kernels} linearisations)",
+            **common,
+        )
+        return verdict, 0
+    if masks is not None:
+        at = masks_of.masked_task(at, masks)
+    q0 = None
+    if sgd.weight_decay and sgd.decay_toward == "zero":
+        q0 = outputs.jvp(at.apply_fn, at.params, at.x, at.params)
+    looks = second_look.look_along(
+        at,
+        sgd,
+        calibration.at_the_start(at),
+        found.theta,
+        found.outputs,
+        steps=steps,
+        q0=q0,
+        seed=seed,
+    )
+    curve = Curve(np.arange(len(loss)), loss, found.curves[0].accuracy, 0.0 * loss)
+    return second_look.judge(looks, curve, gap=found.gaps[0], **common), len(looks)
+
+
+def require_plain(asked: Mapping[str, bool]) -> None:
+    """Raises: InputError: Options that do not go with masks and corrected gradients."""
+    names = [name for name, there in asked.items() if there]
+    if names:
+        raise InputError(
+            "masked weights and corrected gradients are predicted for SGD by solver "
+            f"'simulate' and one kernel of all samples, got other {', '.join(names)}; leave "
+            "these out"
+        )
+
+
+def require_usable(
+    task: Task,
+    sgd: SGD,
+    sparsity: Sparsity | None,
+    correction: Correction | None,
+    kernel: Kernel,
+    steps: int,
+) -> None:
+    """Raises: InputError: What :func:`along_masks` would refuse."""
+    if sparsity is not None:
+        require_exact(kernel)
+        masks_of.counts_of(task.params, sparsity)
+        sparsity.update_steps(steps)
+    if correction is not None:
+        corrections.require_batches(task.n // (sgd.batch_size or task.n))
+
+
 def require_exact(kernel: Kernel) -> None:
     """Raises: InputError: A kernel that has no masks."""
     if (kernel.name, kernel.outputs) != ("exact", "full"):
@@ -230,9 +311,7 @@ def _kernel(
 
 def _joined(one: Epochs, other: Epochs) -> Epochs:
     """What either has seen."""
-    return Epochs(
-        *(np.where(np.isnan(b), a, b) for a, b in zip(one, other, strict=True))
-    )
+    return Epochs(*(np.where(np.isnan(b), a, b) for a, b in zip(one, other, strict=True)))
 
 
 def _moved(

@@ -13,6 +13,7 @@ import numpy as np
 from ttp_jax import (
     calibration,
     extrapolation,
+    masked_prediction,
     outputs,
     preconditioning,
     relinearization,
@@ -20,6 +21,10 @@ from ttp_jax import (
     spectrum,
     trust,
 )
+from ttp_jax.accelerators import correction as corrections
+from ttp_jax.accelerators.correction import Correction
+from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.attacks import Attack
 from ttp_jax.dynamics.adaptive import WAYPOINT_LOSS
 from ttp_jax.dynamics.flow import flow, require_closed_form
 from ttp_jax.dynamics.moments import moments
@@ -58,6 +63,9 @@ def predict(
     relinearize: float | None = None,
     kernel_samples: int | None = None,
     keep: Keep = (),
+    sparsity: Sparsity | None = None,
+    correction: Correction | None = None,
+    attack: Attack | None = None,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -100,6 +108,12 @@ def predict(
             ``"simulate"``, which then leaves out the noise of the batches).
         keep: Steps after which the linearised model is kept (:attr:`Curve.kept`; solver
             ``"simulate"``, one linearisation, no real steps).
+        sparsity: Masks on the weights; those that move take a linearisation each
+            (:mod:`ttp_jax.masked_prediction`; solver ``"simulate"``, exact kernel). A kernel
+            that was computed before is that of the masked start.
+        correction: Of the mini-batch gradients (:mod:`ttp_jax.accelerators.correction`;
+            solver ``"simulate"``). The seconds count its passes.
+        attack: Refused: adversarial training is not predicted.
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
@@ -137,6 +151,9 @@ def predict(
         relinearize=relinearize,
         kernel_samples=kernel_samples,
         keep=keep,
+        sparsity=sparsity,
+        correction=correction,
+        attack=attack,
         seed=seed,
         memory_budget_bytes=memory_budget_bytes,
     )
@@ -166,6 +183,17 @@ def predict(
     }
     if isinstance(sgd, Adam):
         found = _by_preconditioned(task, sgd, every=every, expected=expected, **common)
+    elif sparsity is not None or correction is not None:
+        found = _by_masks(
+            task,
+            sgd,
+            kernel,
+            sparsity=sparsity,
+            correction=correction,
+            read=read,
+            expected=expected,
+            **common,
+        )
     elif relinearize is not None:
         found = _by_many(
             task,
@@ -200,6 +228,10 @@ def predict(
         timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=at_most)
     timings["timing_s"] = part.run_s
     timings["compile_s"] += part.compile_s
+    if correction is not None and whole_sgd.batch_size is not None:
+        batch = whole_sgd.batch_size
+        extra = corrections.extra_passes(correction, steps, batch, whole.n)
+        timings["step_s"] *= 1 + extra / (3 * batch * steps)
     whole_run = (new.after(old) for old, new in zip(start.seen, found.curves, strict=True))
     curve, *held_out = (
         Curve(
@@ -225,6 +257,7 @@ def predict(
         ),
         held_out=held_out[0] if held_out else None,
         kept=found.kept,
+        epochs=found.epochs,
     )
 
 
@@ -240,6 +273,54 @@ class _Found:
     flops: float
     """Of the prediction itself."""
     kept: Kept | None = None
+    epochs: Mapping[str, np.ndarray] | None = None
+
+
+def _by_masks(
+    task: Task,
+    sgd: SGD,
+    kernel: KernelName | Kernel | Computed,
+    *,
+    sparsity: Sparsity | None,
+    correction: Correction | None,
+    steps: int,
+    read: np.ndarray,
+    seed: int,
+    memory_budget_bytes: int | None,
+    expected: KernelCost,
+) -> _Found:
+    """Masked weights, corrected gradients, or both."""
+    with measured() as part:
+        found = masked_prediction.along_masks(
+            task,
+            sgd,
+            steps=steps,
+            sparsity=sparsity,
+            correction=correction,
+            kernel=kernel if isinstance(kernel, Computed) else _described(kernel),
+            seed=seed,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+    with measured() as last, bar("a second look", None):
+        verdict, looks = masked_prediction.judged(
+            task, sgd, found, sparsity, steps=steps, seed=seed
+        )
+    given_s = kernel.run_s if isinstance(kernel, Computed) else 0.0
+    passes = found.passes + second_look.PASSES * looks
+    return _Found(
+        curves=tuple(curve.at(read) for curve in found.curves),
+        trust=verdict,
+        timings={
+            "kernel_s": found.kernel_s,
+            "solve_s": part.run_s - (found.kernel_s - given_s),
+            "trust_s": last.run_s,
+        },
+        compile_s=part.compile_s + last.compile_s,
+        flops=found.kernels * expected.flops
+        + passes * expected.forward_flops_per_sample * (task.n + task.m)
+        + _dynamics_flops(task, sgd, steps * (1 + looks)),
+        epochs=None if correction is None else found.epochs._asdict(),
+    )
 
 
 def _by_many(
@@ -547,6 +628,9 @@ def cost_ahead(
     relinearize: float | None = None,
     kernel_samples: int | None = None,
     keep: Keep = (),
+    sparsity: Sparsity | None = None,
+    correction: Correction | None = None,
+    attack: Attack | None = None,
     seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:
@@ -565,6 +649,25 @@ def cost_ahead(
     read_steps(steps, every)
     sgd.learning_rates(steps)
     sgd.batches(task.n, 1, 0)
+    if attack is not None:
+        raise InputError(
+            "adversarial training is not predicted: its pictures follow the weights, and a "
+            "linearisation knows nothing of them; leave the attack out, or train for real"
+        )
+    if sparsity is not None or correction is not None:
+        masked_prediction.require_plain(
+            {
+                "optimizer": isinstance(sgd, Adam),
+                "solver": solver != "simulate",
+                "paths": paths != 0,
+                "noise": noise != "exact",
+                "calibrate_steps": calibrate_steps != 0,
+                "relinearize": relinearize is not None,
+                "kernel_samples": kernel_samples is not None,
+                "keep": len(keep) != 0,
+            }
+        )
+        masked_prediction.require_usable(task, sgd, sparsity, correction, described, steps)
     if isinstance(sgd, Adam):
         asked = {
             "solver": solver != "simulate",

@@ -225,6 +225,10 @@ class Curve:
     knows for nothing."""
     kept: Kept | None = None
     """Models along the way, where they were asked for; no part of a record."""
+    epochs: Mapping[str, np.ndarray] | None = None
+    """Of corrected gradients, by epoch: ``coefficient``, and of a prediction ``optimum`` and
+    ``variance_left`` (:class:`ttp_jax.accelerators.corrected_path.Epochs`); no part of a
+    record."""
 
     @property
     def saved_steps(self) -> int:

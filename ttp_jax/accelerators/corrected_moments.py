@@ -59,7 +59,7 @@ def corrected_moments(
 
     Cost: six products of ``[nc, nc]`` matrices a step, nine with momentum.
     """
-    n, c = f0.shape
+    n = len(f0)
     if sgd.weight_decay or sgd.batch_size is None or sgd.sampling == "shuffle":
         raise InputError(
             "moments under a corrected gradient need independent mini-batches and no weight "

@@ -69,7 +69,7 @@ def corrected_segment(
     q0: Float[np.ndarray, "k c"] | None = None,
     seed: int = 0,
 ) -> CorrectedSegment:
-    """From ``f0`` at step ``first`` to step ``last`` by ``g~ = g_B - c (g_B(w_s) - gbar(w_s))``.
+    """From ``f0`` at step ``first`` to ``last`` by ``g~ = g_B - c (g_B(w_s) - gbar(w_s))``.
 
     With ``g`` the loss's gradients in the outputs, ``g_s`` those at the outputs of the
     snapshot, and ``D`` the mini-batch, the gradient's image under ``J`` is

@@ -200,7 +200,7 @@ def first_masks(params: Params, sparsity: Sparsity) -> Masks:
 
 
 def apply(masks: Masks, values: Params) -> Params:
-    """``values`` where there is a weight, exact zeros elsewhere (of what is not finite, too)."""
+    """``values`` where there is a weight, exact zeros elsewhere."""
     return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), masks, values)
 
 
@@ -266,7 +266,11 @@ def _moved(mask, size, score, count, dropped) -> Bool[Array, "..."]:
 def _first(score: Array, count) -> Bool[Array, "..."]:
     """The ``count`` largest; of equal ones those that come first, so that they are as many."""
     order = jnp.argsort(-score.ravel(), stable=True)
-    rank = jnp.zeros(score.size, jnp.int32).at[order].set(jnp.arange(score.size))
+    rank = (
+        jnp.zeros(score.size, jnp.int32)
+        .at[order]
+        .set(jnp.arange(score.size, dtype=jnp.int32))
+    )
     return (rank < count).reshape(score.shape)
 
 

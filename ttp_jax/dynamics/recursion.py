@@ -83,7 +83,7 @@ def step(
 
 
 def gradient(values: Array, theta: Array, batch: Array | None) -> tuple[Array, Array]:
-    """The mean of some samples' gradients: its image under ``J``, and as coefficients ``[n, c]``.
+    """The mean of samples' gradients: its image under ``J``, and as coefficients ``[n, c]``.
 
     Args:
         values: ``dl/df`` of the samples in ``batch``, ``None`` for all ``n``.

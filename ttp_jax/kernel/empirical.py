@@ -222,9 +222,7 @@ def masked_ntk(
         taken[leaf] = first + blocks[0].shape[1]
         return np.asarray(columns[leaf][first : taken[leaf]], float)
 
-    return weighted_ntk(
-        apply_fn, params, x, weigh, memory_budget_bytes=memory_budget_bytes
-    )
+    return weighted_ntk(apply_fn, params, x, weigh, memory_budget_bytes=memory_budget_bytes)
 
 
 def estimate(

@@ -118,9 +118,7 @@ def corrected_steps(
         if snapshot is not None:
             there = at if clean else snapshot.x[batch]
             old = jax.grad(batch_loss)(snapshot.params, there, answers, None)
-            gradient = corrections.corrected(
-                raw, old, snapshot.mean, snapshot.coefficient
-            )
+            gradient = corrections.corrected(raw, old, snapshot.mean, snapshot.coefficient)
         extra = {} if sparsity is None else {"raw": raw}
         updates, remembered = optimizer.update(gradient, remembered, params, **extra)
         params = optax.apply_updates(params, updates)
@@ -143,9 +141,7 @@ def corrected_steps(
             correction, scheduled, before.tau, now, then, batches
         )
         like = before.tau.dtype
-        return Snapshot(
-            params, mean, pictures, tau.astype(like), coefficient.astype(like)
-        )
+        return Snapshot(params, mean, pictures, tau.astype(like), coefficient.astype(like))
 
     def snapshot_of(params: Params, before: Snapshot, epoch: int) -> Snapshot:
         assert rows is not None
@@ -191,7 +187,7 @@ def passes(
     correction: Correction | None = None,
     attack: Attack | None = None,
 ) -> float:
-    """Forward passes of one sample that so many steps cost, attacks and corrections included."""
+    """Forward passes of one sample that so many steps cost, attacks and corrections too."""
     found = 3.0 * batch * taken
     if attack is not None:
         found += attack.passes * batch * taken

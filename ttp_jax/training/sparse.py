@@ -26,9 +26,9 @@ def sparse(
     """``inner`` on the weights that a mask leaves; the others are zero and stay so.
 
     On most steps gradients and updates are masked. On a mask update
-    (:meth:`ttp_jax.accelerators.sparsity.Sparsity.update_steps`) **no optimiser step is taken**,
-    as in RigL's Algorithm 1 (arXiv 1911.11134): the batch serves to choose where to grow. What
-    is dropped is set to zero; what is grown starts at zero; both lose their momentum; all else,
+    (:meth:`ttp_jax.accelerators.sparsity.Sparsity.update_steps`) **no optimiser step is
+    taken**, as in RigL's Algorithm 1 (arXiv 1911.11134): the batch serves to choose where to
+    grow. What is dropped is set to zero; what is grown starts at zero; both lose their momentum; all else,
     the momentum of the other weights with it, stays, and the step counts for the schedule of
     ``inner``. Masks are booleans and the compiled program is the dense one: nothing is saved
     but in theory.
@@ -80,7 +80,9 @@ def sparse(
             kept = jax.tree.map(jnp.logical_and, state.masks, masks)
             _, after = inner.update(updates, state.inner, params)
             after = _with_likes(inner, state.inner, after, kept)
-            gone = jax.tree.map(lambda k, w: jnp.where(k, jnp.zeros_like(w), -w), kept, params)
+            gone = jax.tree.map(
+                lambda k, w: jnp.where(k, jnp.zeros_like(w), -w), kept, params
+            )
             return gone, masks, after
 
         raw = updates if raw is None else raw
@@ -98,10 +100,8 @@ def sparse(
 def _with_likes(
     inner: optax.GradientTransformation, before: Any, after: Any, kept: Masks
 ) -> Any:
-    """What is like the weights from ``before``, where they were kept; all else from ``after``."""
+    """What is like the weights from ``before``, where kept; all else from ``after``."""
     is_like: Callable = optax.tree_utils.tree_map_params
-    likes = is_like(
-        inner, lambda _: True, before, transform_non_params=lambda _: False
-    )
+    likes = is_like(inner, lambda _: True, before, transform_non_params=lambda _: False)
     masked = is_like(inner, lambda v, k: jnp.where(k, v, jnp.zeros_like(v)), before, kept)
     return jax.tree.map(lambda like, m, a: m if like else a, likes, masked, after)
