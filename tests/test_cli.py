@@ -193,6 +193,26 @@ def refused(*arguments, capsys, out_folder):
         (["--method=snapshot", "--optimizer=adam"], "needs optimizer sgd"),
         (["--method=snapshot", "--heads=2"], "without heads, got sgd and 2"),
         (["--method=snapshot", "--solver=ode"], "need solver 'simulate'"),
+        (["--method=agent", "--density=0"], "density must lie in (0, 1], got 0"),
+        (["--method=agent", "--density=2"], "density must lie in (0, 1], got 2"),
+        (["--method=agent", "--sparsity=set"], "sparsity need density"),
+        (
+            ["--method=agent", "--density=0.1", "--mask-every=5"],
+            "mask_every need masks that move",
+        ),
+        (
+            ["--method=agent", "--density=0.1", "--sparsity=rigl"],
+            "updated within the first 14 of 18 steps, got an update every 100",
+        ),
+        (["--method=agent", "--correction=none"], "is a plain run"),
+        (
+            ["--method=agent", "--correction=svrg", "--gamma=1"],
+            "gamma need correction agent",
+        ),
+        (["--method=agent", "--batch-size=None"], "at least 2 mini-batches an epoch"),
+        (["--method=agent", "--attack=0.1"], "adversarial training is not predicted"),
+        (["--method=agent+snapshot"], "is not put together with others"),
+        (["--method=agent", "--kernel=kronecker", "--density=0.5"], "exact kernel alone"),
     ],
 )
 def test_bad_arguments(arguments, says, tmp_path, capsys):
@@ -427,3 +447,71 @@ def test_a_run_that_is_stopped_says_what_that_saved(tmp_path, capsys):
     never = (*long, "--stop-elasticity=99", "--out", tmp_path)
     _, out, _ = ttp("finetune", *never, capsys=capsys)
     assert "not stopped in 240 steps" in out
+
+
+MASKED = (*SMALL, "--method=agent", "--density=0.2", "--epochs=4", "--lr=0.003")
+
+
+def test_masks_and_corrections(tmp_path, capsys):
+    options = ("--sparsity=rigl", "--mask-every=7", "--gamma=0.5", "--held-out=3")
+    status, out, _ = ttp(
+        "compare", *MASKED, *options, "--json", "--out", tmp_path, capsys=capsys
+    )
+    assert status == 0
+    printed = json.loads(out)
+    found = printed["agent"]
+    assert found["steps"] == [7, 14]
+    there, all_of = found["weights"]
+    biases = 256 + 256 + 5
+    assert there == round(0.2 * (all_of - biases)) + biases
+    assert 0.1 < found["operations_share"] < 0.4
+    assert found["passes"] == pytest.approx(10 / 3)
+    assert found["beside"] == {"plain_": "without the correction", "dense_": "dense"}
+    for entry in found["thresholds"]:
+        for side in ("predicted", "measured"):
+            for name in ("plain_", "dense_"):
+                ratios = entry[side][name]
+                if ratios is not None:
+                    # 10/3 times the passes for each step
+                    share = ratios["flops"] / ratios["steps"]
+                    assert 0.2 < share < 0.4
+    assert {(e["of"], e["samples"]) for e in found["quality"]} == {
+        (of, samples)
+        for of in ("", "plain_", "dense_")
+        for samples in ("trained", "held_out")
+    }
+    folder = tmp_path / printed["record"].split("/")[-1]
+    record = records.load(folder)
+    assert set(record.curves) == {
+        f"{run}{side}"
+        for run in ("", "plain_", "dense_")
+        for side in ("predicted", "measured")
+    }
+    for side in ("predicted", "measured"):
+        assert len(record.arrays[f"{side}_coefficient"]) == 4
+    np.testing.assert_allclose(
+        record.arrays["predicted_coefficient"][0], record.arrays["measured_coefficient"][0],
+        rtol=1e-4,
+    )  # fmt: skip
+    assert (folder / "curves.png").stat().st_size > 5000
+    _, out, _ = ttp("compare", *MASKED, *options, "--out", tmp_path, capsys=capsys)
+    for words in ("rigl masks", "times less than without the correction", "x theory"):
+        assert words in " ".join(out.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("predict", ("--correction=none",)),
+        (
+            "compare",
+            ("--correction=alpha_svrg", "--sparsity=magnitude", "--spread=uniform"),
+        ),
+        ("finetune", ("--attack=0.1", "--attack-steps=2")),
+    ],
+)
+def test_masks_alone_and_attacks(command, options, tmp_path, capsys):
+    status, out, err = ttp(command, *MASKED, *options, "--out", tmp_path, capsys=capsys)
+    assert status == 0, err
+    assert "x theory" in out

@@ -233,7 +233,7 @@ def test_an_attack_stays_near_the_picture_and_raises_the_loss(correction):
 
 @pytest.mark.usefixtures("x64")
 def test_a_clean_mean_beside_attacked_batches_is_biased():
-    """The full batch of snapshot gradients cancels under ``attacked`` and not under ``clean``."""
+    """Snapshot gradients of all samples cancel under ``attacked`` and not under ``clean``."""
     task = bent()
     attack = Attack(0.3, 0.1, 3)
     sgd = ttp.SGD(0.2, batch_size=10)

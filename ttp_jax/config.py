@@ -7,6 +7,7 @@ is said where the method is (:mod:`ttp_jax.methods`).
 from dataclasses import dataclass
 from typing import Literal
 
+from ttp_jax.accelerators.sparsity import Spread
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.early_curves.elasticity import Quantity
 from ttp_jax.kernel.choice import KernelName
@@ -120,14 +121,38 @@ class Config:
     """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
     default."""
     method: str = "plain"
-    """plain, or snapshot: cosine cycles whose ends are averaged; beside a plain run. Several
-    at once are joined by +."""
+    """plain, or snapshot: cosine cycles whose ends are averaged; or agent: sparse training
+    (density) and corrected gradients; beside a plain run. Several at once are joined by +."""
     cycles: int | None = None
     """Cycles of snapshot, of equal length; 4 by default."""
     alpha0: float | None = None
     """Learning rate at the start of each cycle of snapshot; by default lr, the plain run's."""
     last: int | None = None
     """How many of the last snapshots are averaged; all by default."""
+    density: float | None = None
+    """Of agent: share of the weights of all masked tensors that is there; dense by default."""
+    sparsity: Literal["static", "magnitude", "set", "rigl"] | None = None
+    """Of agent: random masks that stay (the default), the largest weights, SET or RigL."""
+    spread: Spread | None = None
+    """Of agent: how the density is shared out over tensors: erk (the default) or uniform."""
+    mask_every: int | None = None
+    """Of agent: steps between mask updates of set and rigl; 100 by default."""
+    mask_until: float | None = None
+    """Of agent: share of the run after which masks stay; 0.75 by default."""
+    drop: float | None = None
+    """Of agent: share of the weights that the first mask update moves; 0.3 by default."""
+    correction: Literal["none", "agent", "alpha_svrg", "svrg"] | None = None
+    """Of agent: how mini-batch gradients are corrected; by agent's own rule by default."""
+    gamma: float | None = None
+    """Of agent: its coefficient over the agreement of losses it follows; 0.1 by default."""
+    coefficient: float | None = None
+    """Of agent: where alpha_svrg starts (0.5 by default), or svrg's (1 by default)."""
+    attack: float | None = None
+    """Of agent: train on adversarial pictures, each input changed by at most so much; trained
+    for real alone (ttp finetune)."""
+    attack_steps: int | None = None
+    """Of agent: ascents of the attack, each of 2.5 times its radius over their number; 10 by
+    default."""
     memory_gb: float | None = None
     """Memory for the kernel; a share of what is free by default."""
     seed: int = 0

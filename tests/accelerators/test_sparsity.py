@@ -161,7 +161,7 @@ def test_random_masks_leave_their_density_of_the_kernel_on_average():
     task = bent("mse")
     sparse = Sparsity(0.3)
     counts = masks_of.counts_of(task.params, sparse)
-    leaves, treedef = jax.tree.flatten(task.params)
+    leaves = jax.tree.leaves(task.params)
     shares = empirical.layerwise_ntk(task.apply_fn, task.params, task.x, by="tensor")
     expected = sum(
         count / leaf.size * shares[name]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from ttp_jax.config import Config
-from ttp_jax.methods import snapshot
+from ttp_jax.methods import agent, snapshot
 from ttp_jax.methods.method import PLAIN, SIDES, Curves, Found, Method, Run, Runs
 from ttp_jax.types import InputError
 
-METHODS: tuple[Method, ...] = (snapshot.METHOD,)
+METHODS: tuple[Method, ...] = (snapshot.METHOD, agent.METHOD)
 """In the order in which they change a run."""
 OPTIONS = ("method", *(name for method in METHODS for name in method.options))
 """Options of :class:`ttp_jax.config.Config` that runs without a method have no use for."""

@@ -90,7 +90,10 @@ def corrected_steps(
     if correction is not None:
         corrections.require_batches(per_epoch)
     stream = sgd.batches(n, epochs * per_epoch, seed)
-    rows = None if stream is None else jnp.asarray(stream)
+    rows = by_epoch = None
+    if stream is not None:
+        rows = jnp.asarray(stream)
+        by_epoch = rows.reshape(epochs, per_epoch, size)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     weights = jax.tree.map(jnp.asarray, task.params)
     if sparsity is not None:
@@ -144,18 +147,20 @@ def corrected_steps(
         return Snapshot(params, mean, pictures, tau.astype(like), coefficient.astype(like))
 
     def snapshot_of(params: Params, before: Snapshot, epoch: int) -> Snapshot:
-        assert rows is not None
+        assert by_epoch is not None
         assert scheduled is not None
-        batches = rows[epoch * per_epoch : (epoch + 1) * per_epoch]
-        return renewed(params, before, x, y, batches, scheduled[epoch])
+        # By one index: every slice would be a program of its own.
+        return renewed(params, before, x, y, by_epoch[epoch], scheduled[epoch])
 
     def start() -> State:
         snapshot = None
         if correction is not None:
-            tau = jnp.asarray(correction.tau if isinstance(correction, Agent) else 0.0)
+            first = correction.tau if isinstance(correction, Agent) else 0.0
+            # With its type said: of a weak one the programs would be compiled once more.
+            tau = jnp.asarray(first, jnp.result_type(float))
             zeros = jax.tree.map(jnp.zeros_like, weights)
             snapshot = Snapshot(weights, zeros, x, tau, jnp.zeros_like(tau))
-            snapshot_of(weights, snapshot, 0)
+            jax.block_until_ready(snapshot_of(weights, snapshot, 0))
         state = State(weights, optimizer.init(weights), snapshot)
         first = None if rows is None else rows[0]
         jax.block_until_ready(update(state, x, y, first))

@@ -28,10 +28,10 @@ def sparse(
     On most steps gradients and updates are masked. On a mask update
     (:meth:`ttp_jax.accelerators.sparsity.Sparsity.update_steps`) **no optimiser step is
     taken**, as in RigL's Algorithm 1 (arXiv 1911.11134): the batch serves to choose where to
-    grow. What is dropped is set to zero; what is grown starts at zero; both lose their momentum; all else,
-    the momentum of the other weights with it, stays, and the step counts for the schedule of
-    ``inner``. Masks are booleans and the compiled program is the dense one: nothing is saved
-    but in theory.
+    grow. What is dropped is set to zero; what is grown starts at zero; both lose their
+    momentum; all else, the momentum of the other weights with it, stays, and the step counts
+    for the schedule of ``inner``. Masks are booleans and the compiled program is the dense
+    one: nothing is saved but in theory.
 
     ``update(gradients, state, params, raw=...)``: ``raw`` are the gradients that growth goes
     by, where ``gradients`` have been corrected. Initialise it with the masked weights
