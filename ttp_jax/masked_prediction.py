@@ -349,14 +349,13 @@ def _regrowth(
     drops = masks_of.drops_of(sparsity, counts, steps)
     stream = sgd.batches(task.n, steps, seed)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
-    gradient = jax.jit(jax.grad(outputs.batch_loss(task)))
-    move = jax.jit(partial(masks_of.moved, counts=counts, grow=sparsity.grow))
+    gradient = outputs.batch_gradient(task)
 
     def of(w, v, masks, k):
         rows = None if stream is None else jnp.asarray(stream[k])
         g = gradient(w, x, y, rows)
         key = masks_of.update_key(sparsity, k)
-        new = move(masks, w, g, drops=drops[k], key=key)
+        new = masks_of.moved(masks, w, g, counts, drops[k], key, grow=sparsity.grow)
         kept = jax.tree.map(jnp.logical_and, masks, new)
         w = masks_of.apply(kept, w)
         return w, None if v is None else masks_of.apply(kept, v), new

@@ -1,6 +1,7 @@
 """A model over many samples: its cost, Jacobian products and the weights they lead to."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import chunks, losses, programs
-from ttp_jax.types import ApplyFn, InputError, Params, Task
+from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task
 
 
 def batch_loss(task: Task):
@@ -16,13 +17,12 @@ def batch_loss(task: Task):
 
     The data set is an argument: as a constant it would be copied into the program.
     """
+    return _batch_loss(task.loss, task.apply_fn)
 
-    def of(params: Params, x, y, rows):
-        x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
-        f = task.apply_fn(params, x_batch)
-        return losses.mean(task.loss, f, y_batch.astype(f.dtype))
 
-    return of
+def batch_gradient(task: Task):
+    """Gradient of :func:`batch_loss`, compiled once for as long as the model lives."""
+    return programs.compiled(task.apply_fn, _BATCH_GRADIENTS[task.loss])
 
 
 def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
@@ -147,3 +147,20 @@ def _add_vjps(apply_fn):
         ]
 
     return of
+
+
+def _batch_loss(loss: LossName, apply_fn: ApplyFn):
+    def of(params: Params, x, y, rows):
+        x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
+        f = apply_fn(params, x_batch)
+        return losses.mean(loss, f, y_batch.astype(f.dtype))
+
+    return of
+
+
+def _batch_gradient(loss: LossName):
+    return lambda apply_fn: jax.grad(_batch_loss(loss, apply_fn))
+
+
+_BATCH_GRADIENTS = {loss: _batch_gradient(loss) for loss in get_args(LossName)}
+"""Made once: what is compiled for a model is found again by them."""

@@ -106,7 +106,7 @@ def test_growth_at_random_is_spread_evenly():
     runs, drops = 4000, jnp.array([2])
     grown = jax.jit(
         jax.vmap(
-            lambda key: masks_of.moved({"a": mask}, w, w, [5], drops, key, grow="random")
+            lambda key: masks_of.moved({"a": mask}, w, w, (5,), drops, key, grow="random")
         )
     )(jax.random.split(jax.random.key(0), runs))["a"]
     share = np.asarray(grown).mean(axis=0)
@@ -121,7 +121,7 @@ def test_nan_gradients_do_not_change_the_counts():
     mask = {"a": jnp.zeros((4, 5), bool).at[0].set(True)}
     nan = {"a": jnp.full((4, 5), jnp.nan)}
     new = masks_of.moved(
-        mask, nan, nan, [5], jnp.array([2]), jax.random.key(0), grow="gradient"
+        mask, nan, nan, (5,), jnp.array([2]), jax.random.key(0), grow="gradient"
     )
     assert int(new["a"].sum()) == 5
 
@@ -211,4 +211,4 @@ def test_what_cannot_be():
         Sparsity(0.1, every=0)
     with pytest.raises(InputError, match="must lie in"):
         Sparsity(0.1, drop=1.5)
-    assert masks_of.counts_of(task.params, Sparsity(1.0)) == [3, 21]
+    assert masks_of.counts_of(task.params, Sparsity(1.0)) == (3, 21)

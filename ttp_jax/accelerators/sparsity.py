@@ -7,6 +7,7 @@ dense. Every masked tensor keeps the same number of weights for the whole run.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -161,16 +162,16 @@ def counts(
     return [int(count) for count in found]
 
 
-def counts_of(params: Params, sparsity: Sparsity) -> list[int]:
+def counts_of(params: Params, sparsity: Sparsity) -> tuple[int, ...]:
     """Weights that each leaf keeps, all of those that are not masked."""
     leaves = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     own = masked(params)
     shapes = [shape for shape, there in zip(leaves, own, strict=True) if there]
     found = iter(counts(shapes, sparsity.density, sparsity.spread))
-    return [
+    return tuple(
         next(found) if there else int(np.prod(shape))
         for shape, there in zip(leaves, own, strict=True)
-    ]
+    )
 
 
 def drops_of(
@@ -204,11 +205,12 @@ def apply(masks: Masks, values: Params) -> Params:
     return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), masks, values)
 
 
+@partial(jax.jit, static_argnames=("counts", "grow"))
 def moved(
     masks: Masks,
     params: Params,
     gradients: Params,
-    counts: Sequence[int],
+    counts: tuple[int, ...],
     drops: Int[Array, " leaves"] | Int[np.ndarray, " leaves"],
     key: Array,
     *,

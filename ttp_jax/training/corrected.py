@@ -108,6 +108,9 @@ def corrected_steps(
         scheduled = corrections.coefficients(correction, epochs)
     clean = isinstance(correction, Agent) and correction.mean == "clean"
     seen: list[Any] = []
+    # All samples in batches, the last one filled up.
+    places = np.arange(-(-n // size) * size).reshape(-1, size)
+    all_rows = jnp.asarray(np.minimum(places, n - 1)), jnp.asarray(places < n)
 
     @jax.jit
     def update(state: State, x, y, batch):
@@ -127,30 +130,42 @@ def corrected_steps(
         params = optax.apply_updates(params, updates)
         return State(params, remembered, snapshot), value
 
-    @jax.jit
-    def renewed(params: Params, before: Snapshot, x, y, batches, scheduled):
-        assert correction is not None
-        mean, now, then, pictures = _pass_over_all(
+    chunk = jax.jit(
+        partial(
+            _chunk,
             task,
-            params,
-            before.params,
-            x,
-            y,
-            size,
-            None if clean else raise_loss,
-            look_back=_looks_back(correction),
+            attack=None if clean else raise_loss,
+            look_back=correction is not None and _looks_back(correction),
         )
+    )
+
+    @jax.jit
+    def joined(sums, parts, before: Snapshot, params, batches, scheduled):
+        assert correction is not None
+        now, then = (jnp.concatenate(values)[:n] for values in parts)
         tau, coefficient = corrections.follow(
             correction, scheduled, before.tau, now, then, batches
         )
         like = before.tau.dtype
-        return Snapshot(params, mean, pictures, tau.astype(like), coefficient.astype(like))
+        mean = jax.tree.map(lambda *values: sum(values) / n, *sums)
+        return Snapshot(params, mean, None, tau.astype(like), coefficient.astype(like))
 
     def snapshot_of(params: Params, before: Snapshot, epoch: int) -> Snapshot:
+        """From one pass over all samples, a batch at a time."""
+        # A loop that is compiled as one would run its convolutions slowly on a CPU.
         assert by_epoch is not None
         assert scheduled is not None
+        found = [
+            chunk(params, before.params, x, y, rows, there)
+            for rows, there in zip(*all_rows, strict=True)
+        ]
+        sums, now, then, pictures = zip(*found, strict=True)
         # By one index: every slice would be a program of its own.
-        return renewed(params, before, x, y, by_epoch[epoch], scheduled[epoch])
+        batches = by_epoch[epoch]
+        fresh = joined(sums, (now, then), before, params, batches, scheduled[epoch])
+        if raise_loss is None or clean:
+            return fresh._replace(x=x)
+        return fresh._replace(x=jnp.concatenate(pictures)[:n])
 
     def start() -> State:
         snapshot = None
@@ -233,35 +248,21 @@ def _looks_back(correction: Correction) -> bool:
     return isinstance(correction, Agent) and correction.previous == "epoch_before"
 
 
-def _pass_over_all(task, params, before, x, y, size, attack, *, look_back):
-    """Mean gradient, every sample's loss now and an epoch before, and the pictures of both."""
-    n = len(y)
-    count = -(-n // size)
-    rows = jnp.arange(count * size)
-    there = (rows < n).reshape(count, size)
-    rows = jnp.minimum(rows, n - 1).reshape(count, size)
+def _chunk(task, params, before, x, y, rows, there, *, attack, look_back):
+    """Of some samples: sum of gradients, losses now and an epoch before, and the pictures."""
     each = partial(losses.per_sample, task.loss)
+    at, answers = x[rows], y[rows]
+    if attack is not None:
+        at = attack(params, at, answers)
 
-    def of_chunk(total, chunk):
-        rows, there = chunk
-        at, answers = x[rows], y[rows]
-        if attack is not None:
-            at = attack(params, at, answers)
+    def weighed(w):
+        f = task.apply_fn(w, at)
+        found = each(f, answers.astype(f.dtype))
+        return jnp.sum(jnp.where(there, found, 0.0)), found
 
-        def weighed(w):
-            f = task.apply_fn(w, at)
-            found = each(f, answers.astype(f.dtype))
-            return jnp.sum(jnp.where(there, found, 0.0)) / n, found
-
-        (_, now), gradient = jax.value_and_grad(weighed, has_aux=True)(params)
-        then = now
-        if look_back:
-            f = task.apply_fn(before, at)
-            then = each(f, answers.astype(f.dtype))
-        total = jax.tree.map(jnp.add, total, gradient)
-        return total, (now, then, at if attack is not None else jnp.zeros(()))
-
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    mean, (now, then, pictures) = jax.lax.scan(of_chunk, zeros, (rows, there))
-    pictures = x if attack is None else pictures.reshape(-1, *x.shape[1:])[:n]
-    return mean, now.reshape(-1)[:n], then.reshape(-1)[:n], pictures
+    (_, now), gradient = jax.value_and_grad(weighed, has_aux=True)(params)
+    then = now
+    if look_back:
+        f = task.apply_fn(before, at)
+        then = each(f, answers.astype(f.dtype))
+    return gradient, now, then, None if attack is None else at
