@@ -503,11 +503,7 @@ def test_masks_and_corrections(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("predict", ("--correction=none",)),
-        (
-            "compare",
-            ("--correction=alpha_svrg", "--sparsity=magnitude", "--spread=uniform"),
-        ),
+        ("predict", ("--correction=none", "--sparsity=magnitude", "--spread=uniform")),
         ("finetune", ("--attack=0.1", "--attack-steps=2")),
     ],
 )

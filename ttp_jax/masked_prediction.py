@@ -26,7 +26,7 @@ from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Masks, Sparsity
 from ttp_jax.kernel import empirical
 from ttp_jax.kernel.choice import Computed, Kernel
-from ttp_jax.optimizers import SGD
+from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, at_weights
 from ttp_jax.timing import measured
@@ -242,7 +242,7 @@ def judged(
         seed=seed,
     )
     curve = Curve(np.arange(len(loss)), loss, found.curves[0].accuracy, 0.0 * loss)
-    return second_look.judge(looks, curve, gap=found.gaps[0], **common), len(looks)
+    return second_look.judge(looks, curve, gap=max(found.gaps), **common), len(looks)
 
 
 def require_plain(asked: Mapping[str, bool]) -> None:
@@ -258,7 +258,7 @@ def require_plain(asked: Mapping[str, bool]) -> None:
 
 def require_usable(
     task: Task,
-    sgd: SGD,
+    sgd: Optimizer,
     sparsity: Sparsity | None,
     correction: Correction | None,
     kernel: Kernel,

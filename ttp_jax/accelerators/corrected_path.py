@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from ttp_jax import losses
 from ttp_jax.accelerators import correction as corrections
@@ -23,9 +23,10 @@ from ttp_jax.types import LossName
 class Snapshot(NamedTuple):
     """What one piece of a path hands to the next: the last snapshot, and AGENT's average."""
 
-    outputs: Float[Array, "n c"]
-    tau: Float[Array, ""]
-    coefficient: Float[Array, ""]
+    outputs: Any
+    """``[n, c]``."""
+    tau: Any
+    coefficient: Any
 
 
 class Epochs(NamedTuple):
@@ -38,9 +39,10 @@ class Epochs(NamedTuple):
     ``variance_left``: variance with the coefficient that was used, over that without.
     """
 
-    coefficient: Float[np.ndarray, " E"]
-    optimum: Float[np.ndarray, " E"]
-    variance_left: Float[np.ndarray, " E"]
+    coefficient: Any
+    """``[E]``, as the others are."""
+    optimum: Any
+    variance_left: Any
 
 
 @dataclass(frozen=True)
