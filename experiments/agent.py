@@ -61,7 +61,7 @@ class Config:
     grow: str
     """``never`` or ``gradient``."""
     every: int = 60
-    ladder: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    ladder: tuple[float, ...] = tuple(2.0**k for k in range(9))
     """Rates over the task's own."""
 
 
@@ -75,7 +75,7 @@ def smoke(data: Path) -> list[Config]:
 
 
 def paper(data: Path) -> list[Config]:
-    """One seed after the other; the embedded network before the dearer one."""
+    """One seed after the other, in each the embedded network before the dearer one."""
     embedded = [
         dataclasses.replace(BASE, data=f"npz:{data / 'datasets' / name}.npz", lr=1.5e-4)
         for name in ("signdigits10_100", "cifar10_jpeg32")
@@ -93,8 +93,9 @@ def paper(data: Path) -> list[Config]:
     return [
         Config(dataclasses.replace(task, seed=seed), density, grow)
         for seed in range(3)
-        for task in (*embedded, resnet)
-        for density in (0.1, 0.01, 0.05, 0.2)
+        for tasks in (embedded, [resnet])
+        for density in (0.1, 0.2, 0.05, 0.01)
+        for task in tasks
         for grow in ("never", "gradient")
     ]
 
