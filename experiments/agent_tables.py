@@ -206,7 +206,8 @@ def _figure(found: Sequence[Record]):
         ends = [
             (record.config["density"], m * record.result["runs"][name]["passes"])
             for record in found
-            if (m := _ratio(record, name, "measured", SHOWN)) is not None
+            for threshold in record.result["runs"][name]["measured"]["steps"]
+            if (m := _ratio(record, name, "measured", threshold)) is not None
         ]
         if ends:
             shift = 0.94 if name == "agent" else 1.06
@@ -215,19 +216,23 @@ def _figure(found: Sequence[Record]):
                 shift * density, work, "o", color=COLOURS[name], markersize=4, label=words
             )
     left, right = panels[0]
-    low, high = left.get_xlim()
+    (low, high), (bottom, top) = left.get_xlim(), left.get_ylim()
     left.axline((1, 1), slope=1, color="0.7", linewidth=0.8, zorder=0)
     left.axvline(
         1 - CLAIMED, color="0.6", linestyle=":", linewidth=1, label="claimed, at most"
     )
-    left.set_xlim(min(low, 0.45), high)
+    ends_of = min(low, bottom, 0.45), max(high, top, 1.1)
+    left.set(xlim=ends_of, ylim=ends_of)
     left.set_xlabel("measured steps over those without the correction", fontsize=9)
     left.set_ylabel("predicted", fontsize=9)
     right.axhline(1, color="0.7", linewidth=0.8, zorder=0)
-    right.set(xscale="log")
-    right.set_ylim(0, None)
+    densities = sorted({record.config["density"] for record in found})
+    right.set(xscale="log", xlim=(densities[0] / 1.5, densities[-1] * 1.5))
+    right.set_xticks(densities, [f"{density:g}" for density in densities])
+    right.minorticks_off()
+    right.set_ylim(0, 4)
     right.set_xlabel("density", fontsize=9)
-    right.set_ylabel(f"measured work to {SHOWN} of the start, ratio", fontsize=9)
+    right.set_ylabel("measured work to the same loss, ratio", fontsize=9)
     for axis in panels[0]:
         axis.legend(frameon=False, fontsize=7)
     return figure
