@@ -59,7 +59,8 @@ def test_predicted_and_real_are_one_in_a_linear_model(loss, sgd, sparsity, corre
         np.testing.assert_allclose(one.accuracy, other.accuracy, atol=1e-10)
     assert predicted.loss[-1] < predicted.loss[0]
     if sparsity is not None:
-        dense = losses.mean(loss, task.apply_fn(task.params, task.x), task.targets)
+        y = jnp.asarray(task.targets)
+        dense = losses.mean(loss, task.apply_fn(task.params, task.x), y)
         assert abs(predicted.loss[0] - float(dense)) > 1e-3
     if correction is not None:
         np.testing.assert_allclose(
