@@ -10,6 +10,11 @@ on 5 x 20 digits is followed through ten streams of mini-batches for every batch
 drawing and rate (as a share of the curvature's limit, momentum 0.9), by the plain gradient,
 AGENT, alpha-SVRG and SVRG. No network is trained: what is told is what noise alone, without any
 drift of the kernel, leaves to gain.
+
+Expect: AGENT saves at most 8 % of the steps (batches of 4 at 0.8 of the limit), and at that rate
+loses 4 of 60 streams, because nothing bounds its coefficient; alpha-SVRG up to half of the
+steps to a tenth of the loss, SVRG up to 38 %, and where little is noise both cost steps. At
+three times the passes none is ever cheaper: 1.5 times the work of the plain gradient at best.
 """
 
 from collections.abc import Sequence
@@ -214,12 +219,15 @@ def _figure(found: Sequence[Record], others: Sequence[str]):
         axis.set_title(sampling.replace("_", " "), fontsize=9)
         axis.set_xlabel("rate over the limit of stability", fontsize=9)
     panels[0, 0].set_ylabel(f"predicted steps to {epsilon}, ratio", fontsize=9)
-    panels[0, 0].set(yscale="log")
+    panels[0, 0].set(yscale="log", ylim=(0.2, None))
+    ticks = (0.3, 0.5, 0.7, 1, 2)
+    panels[0, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0, 0].minorticks_off()
     panels[0, -1].annotate(
         "AGENT pays below", (0.98, 0.3), xycoords=("axes fraction", "data"), ha="right",
         va="top", fontsize=7, color="0.4",
     )  # fmt: skip
-    panels[0, 0].legend(frameon=False, fontsize=6, ncol=2)
+    panels[0, 0].legend(frameon=False, fontsize=6, ncol=2, loc="lower left")
     return figure
 
 

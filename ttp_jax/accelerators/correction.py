@@ -45,6 +45,10 @@ class Agent:
             ``c = gamma (1 - (1 - tau_0)(1 - a)^e)`` whatever the network does: a constant
             schedule under the name of an adaptive one.
 
+    Breaks when: the losses of an epoch's batches hardly differ. The regression is then one of
+    noise, of either sign and without a bound, and a run near the limit of stability can be lost
+    by it (``experiments.correction_noise``).
+
     Raises:
         InputError: A number out of range.
     """
