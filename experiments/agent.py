@@ -49,6 +49,9 @@ EPOCHS_MEASURED = 5
 """Epochs whose batches it is measured over."""
 
 
+BOLD, CALM = (tuple(2.0**k for k in range(count)) for count in (9, 6))
+"""Rates over the task's own, up to 256 times and up to 32 times: near the limit of stability,
+where there is noise to take away, and far from it, where predictions hold."""
 BASE = study.Config(held_out=20, epochs=60, batch_size=25, every=3, momentum=0.9)
 
 
@@ -61,7 +64,7 @@ class Config:
     grow: str
     """``never`` or ``gradient``."""
     every: int = 60
-    ladder: tuple[float, ...] = tuple(2.0**k for k in range(9))
+    ladder: tuple[float, ...] = BOLD
     """Rates over the task's own."""
 
 
@@ -91,9 +94,10 @@ def paper(data: Path) -> list[Config]:
         lr=2.5e-4,
     )
     return [
-        Config(dataclasses.replace(task, seed=seed), density, grow)
+        Config(dataclasses.replace(task, seed=seed), density, grow, ladder=ladder)
         for seed in range(3)
         for tasks in (embedded, [resnet])
+        for ladder in (BOLD, CALM)
         for density in (0.1, 0.2, 0.05, 0.01)
         for task in tasks
         for grow in ("never", "gradient")

@@ -20,6 +20,10 @@ SHOWN = "0.1"
 """The threshold of the tables."""
 
 
+Key = tuple[str, str, float, float]
+"""Task, masks, density and the highest rate that could be chosen."""
+
+
 def task_of(record: Record) -> str:
     """Network and pictures, in few words."""
     task = record.config["task"]
@@ -30,11 +34,12 @@ def task_of(record: Record) -> str:
 
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """What was saved, and what it cost."""
-    groups: dict[tuple[str, str, float], list[Record]] = defaultdict(list)
+    groups: dict[Key, list[Record]] = defaultdict(list)
     for record in found:
         config = record.config
-        groups[(task_of(record), config["grow"], config["density"])].append(record)
-    keys = sorted(groups, key=lambda key: (key[0], key[1], -key[2]))
+        top = max(config["ladder"]) * config["task"]["lr"]
+        groups[(task_of(record), config["grow"], config["density"], top)].append(record)
+    keys = sorted(groups, key=lambda key: (key[0], key[1], key[3], -key[2]))
     text = (
         "# AGENT on sparse networks\n\n"
         "From the records here, by `python -m experiments.agent table`. Predicted / measured, "
@@ -47,7 +52,18 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     head = ("task", "masks", "density", "seeds", "rate", "steps, uncorrected")
     for name in NAMES.values():
         head += (f"{name}: steps", "work", "last loss")
-    text += harness.table(head, rows) + "\n" + _summary(found) + "\n"
+    text += harness.table(head, rows) + "\n"
+    tops = sorted({len(record.config["ladder"]) for record in found}, reverse=True)
+    for top in tops:
+        same = [record for record in found if len(record.config["ladder"]) == top]
+        factor = max(same[0].config["ladder"])
+        text += f"Rates up to {factor:g} times the task's own:\n\n{_summary(same)}\n"
+    left = 1 - CLAIMED
+    text += (
+        f"The paper reports up to {CLAIMED:.1%} fewer epochs, a ratio of {left:.2f}; at "
+        f"AGENT's {10 / 3:.1f} times the passes a step that would be {10 / 3 * left:.1f} times "
+        "the work of training without it.\n\n"
+    )
     text += "## Coefficients of AGENT\n\n" + _coefficients(keys, groups)
     return text, {"agent": _figure(found), "curves": _curves(groups)}
 
@@ -71,13 +87,16 @@ def _both(values: dict[str, list[float | None]], form: str = "{:.3g}") -> str:
 
     def mean(of: list[float | None]) -> str:
         there = [value for value in of if value is not None]
-        return form.format(np.mean(there)) if len(there) == len(of) and of else "-"
+        if len(there) < len(of) or not of:
+            return "-"
+        value = float(np.mean(there))
+        return "> 9999" if value > 9999 else form.format(value)
 
     return " / ".join(mean(values[side]) for side in SIDES)
 
 
-def _row(key: tuple[str, str, float], found: Sequence[Record]) -> list[str]:
-    task, grow, density = key
+def _row(key: Key, found: Sequence[Record]) -> list[str]:
+    task, grow, density, _ = key
     plain = {
         side: [_steps(record, "none", side, SHOWN) for record in found] for side in SIDES
     }
@@ -99,7 +118,7 @@ def _row(key: tuple[str, str, float], found: Sequence[Record]) -> list[str]:
 
 
 def _summary(found: Sequence[Record]) -> str:
-    """All thresholds together, beside the published saving."""
+    """All thresholds together."""
     lines = []
     for name, words in NAMES.items():
         pairs = [
@@ -141,16 +160,10 @@ def _summary(found: Sequence[Record]) -> str:
             f"Times of the uncorrected sparse run are predicted {np.median(steps):.0%} off at "
             f"the median ({len(steps)} thresholds that both reach).\n"
         )
-    left = 1 - CLAIMED
-    lines.append(
-        f"The paper reports up to {CLAIMED:.1%} fewer epochs, a ratio of {left:.2f}; at "
-        f"AGENT's {10 / 3:.1f} times the passes a step that would be {10 / 3 * left:.1f} times "
-        "the work of training without it.\n"
-    )
     return "\n".join(lines)
 
 
-def _coefficients(keys: Sequence[tuple[str, str, float]], groups: dict) -> str:
+def _coefficients(keys: Sequence[Key], groups: dict) -> str:
     """What AGENT uses, and what would leave the least variance, at the end of some epochs."""
     rows = []
     for key in keys:
@@ -164,7 +177,7 @@ def _coefficients(keys: Sequence[tuple[str, str, float]], groups: dict) -> str:
                         key[0],
                         MASKS[key[1]],
                         f"{key[2]:g}",
-                        str(record.config["task"]["seed"]),
+                        f"{record.result['rate']:g}",
                         str(epoch),
                         _pair(
                             predicted, runs["measured"]["epochs"], "coefficient", epoch - 1
@@ -175,7 +188,7 @@ def _coefficients(keys: Sequence[tuple[str, str, float]], groups: dict) -> str:
                     ]
                 )
     head = (
-        "task", "masks", "density", "seed", "end of epoch", "coefficient used",
+        "task", "masks", "density", "rate", "end of epoch", "coefficient used",
         "best coefficient", "variance left (predicted)",
     )  # fmt: skip
     return harness.table(head, rows)
@@ -186,7 +199,9 @@ def _pair(one: dict[str, Any], other: dict[str, Any], name: str, at: int) -> str
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    if value is None:
+        return "-"
+    return "diverged" if abs(value) > 100 else f"{value:.3g}"
 
 
 def _figure(found: Sequence[Record]):
@@ -238,15 +253,14 @@ def _figure(found: Sequence[Record]):
     return figure
 
 
-def _curves(groups: dict[tuple[str, str, float], list[Record]]):
+def _curves(groups: dict[Key, list[Record]]):
     """Training loss of all three, of the first seed of each task, at the middle density."""
-    tasks = sorted({key[0] for key in groups})
     shown = []
-    for task in tasks:
-        for grow in MASKS:
-            densities = sorted(key[2] for key in groups if key[:2] == (task, grow))
-            if densities:
-                shown.append(groups[(task, grow, densities[len(densities) // 2])][0])
+    for task, grow, top in sorted({(key[0], key[1], key[3]) for key in groups}):
+        same = sorted(
+            key for key in groups if (key[0], key[1], key[3]) == (task, grow, top)
+        )
+        shown.append(groups[same[len(same) // 2]][0])
     figure, panels = harness.canvas(
         3.2 * min(3, len(shown)),
         2.9 * -(-len(shown) // 3),
@@ -264,11 +278,12 @@ def _curves(groups: dict[tuple[str, str, float], list[Record]]):
                 axis.semilogy(
                     curve.steps, curve.loss, style, color=colour, linewidth=1.1, label=words
                 )
-        axis.set_ylim(None, 2 * top)
+        ends = [record.curves[f"{name}_measured"].loss.min() for name in COLOURS]
+        axis.set_ylim(np.nanmin(ends) / 2, 2 * top)
         axis.set_xlabel("step", fontsize=8)
         axis.set_title(
             f"{task_of(record)}, {MASKS[record.config['grow']]}, "
-            f"{record.config['density']:.0%}",
+            f"{record.config['density']:.0%}, rate {record.result['rate']:g}",
             fontsize=8,
         )
     panels[0, 0].set_ylabel("training loss", fontsize=8)

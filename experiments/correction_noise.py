@@ -11,8 +11,8 @@ drawing and rate (as a share of the curvature's limit, momentum 0.9), by the pla
 AGENT, alpha-SVRG and SVRG. No network is trained: what is told is what noise alone, without any
 drift of the kernel, leaves to gain.
 
-Expect: AGENT saves at most 8 % of the steps (batches of 4 at 0.8 of the limit), and at that rate
-loses 4 of 60 streams, because nothing bounds its coefficient; alpha-SVRG up to half of the
+Expect: AGENT saves at most 8 % of the steps (batches of 4 at 0.8 of the limit), and at that
+rate loses 4 of 60 streams, because nothing bounds its coefficient; alpha-SVRG up to half of the
 steps to a tenth of the loss, SVRG up to 38 %, and where little is noise both cost steps. At
 three times the passes none is ever cheaper: 1.5 times the work of the plain gradient at best.
 """
