@@ -282,7 +282,7 @@ def _curves(groups: dict[Key, list[Record]]):
         axis.set_ylim(np.nanmin(ends) / 2, 2 * top)
         axis.set_xlabel("step", fontsize=8)
         axis.set_title(
-            f"{task_of(record)}, {MASKS[record.config['grow']]}, "
+            f"{task_of(record)}\n{MASKS[record.config['grow']]}, "
             f"{record.config['density']:.0%}, rate {record.result['rate']:g}",
             fontsize=8,
         )
