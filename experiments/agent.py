@@ -1,6 +1,6 @@
 """AGENT on sparse networks: what a corrected gradient saves in steps, and what it costs.
 
-    python -m experiments.agent paper --data data      about three hours, two idle cores
+    python -m experiments.agent paper --data data      some four hours, two idle cores
     python -m experiments.agent smoke                  half a minute
     python -m experiments.agent table                  from the records there are
 
@@ -9,21 +9,20 @@ gradient by that of the same batch at a snapshot, at 10 passes a sample and epoc
 has 3. Here a network is masked at random, by random masks that stay or by RigL's, to 20, 10, 5
 and 1 % of its weights, and trained three times by the same mini-batches: as it is, corrected by
 AGENT's rule (gamma 0.1), and by alpha-SVRG (2311.05589, from 0.5 to 0). The rate is that of a
-ladder under which the prediction of the uncorrected run, its first masks kept, ends lowest, below
-the limit of stability, which costs no training: of a ladder that reaches near that limit, and
-of one that does not. Every run is predicted too. Three tasks (embedded network on sign-language
-digits and on CIFAR-10, CIFAR ResNet-20 on clothes), three seeds.
+ladder under which the prediction of the uncorrected run, its first masks kept, ends lowest,
+below the limit of stability, which costs no training: of a ladder that reaches near that limit,
+and of one that does not. Every run is predicted too. Three tasks (embedded network on
+sign-language digits and on CIFAR-10, CIFAR ResNet-20 on clothes), three seeds.
 
 The time of ``paper`` is a guess: nine of its 144 runs took 35 minutes beside other work on the
 same two cores.
 
-Expect (these nine; the two tasks of the embedded network at 10 and 20 %, seed 0): AGENT takes as
-many steps as without it (0.92 to 1.03 times), alpha-SVRG 0.85 times as many near the limit of
-stability and 0.93 times far from it, and both cost two to three and a half times the passes at
-every threshold. Ratios are predicted 0.02 to 0.15 off at the median, but at 7 of 25 thresholds
-alone: the predicted curves fall with the real ones for a third of the run and then flatten
-(masks that stay) or explode (RigL, whose kernels grow past the limit of the linear dynamics
-where real runs settle), as their trust says.
+Expect (these nine; the two tasks of the embedded network at 10 and 20 %, seed 0): AGENT takes
+as many steps as without it (0.92 to 1.03 times), alpha-SVRG 0.85 times as many near the limit
+of stability and 0.93 times far from it, and both cost two to three and a half times the passes
+at every threshold. Ratios are predicted 0.02 to 0.15 off at the median, but at 7 of 25
+thresholds alone: the predicted curves fall with the real ones for a third of the run and then
+flatten (masks that stay) or explode (RigL; why was not looked into).
 """
 
 import dataclasses
