@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
-from ttp_jax.optimizers import Optimizer
+from ttp_jax.groups import Groups
+from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.reading import Keep
 from ttp_jax.training import loop
 from ttp_jax.training.plain import plain_steps
-from ttp_jax.types import Curve, Task
+from ttp_jax.training.staged import staged_steps
+from ttp_jax.types import Curve, InputError, Task
 
 
 def finetune(
@@ -18,6 +20,7 @@ def finetune(
     every: int = 1,
     stop: Callable[[Curve], bool] | None = None,
     keep: Keep = (),
+    groups: Groups | None = None,
 ) -> Curve:
     """Train the task for real and read its curve on all samples, those held out apart.
 
@@ -34,6 +37,9 @@ def finetune(
             such as :class:`ttp_jax.early_curves.elasticity.ElasticityRule`.
         keep: Steps after which the weights are kept (:attr:`Curve.kept`); of a run that ends
             before them there are fewer.
+        groups: Of the weights, where ``sgd`` has rates ``[T, G]``: groups whose rates have
+            come to their end are left out of what is computed
+            (:mod:`ttp_jax.training.staged`).
 
     Returns:
         The curve, its ``seconds`` those of the training steps alone; ``timings`` has
@@ -46,7 +52,12 @@ def finetune(
         InputError: Arguments out of range.
 
     Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading and
-    each step kept.
+    each step kept. Less with frozen groups, as much as XLA counts.
     """
-    taking = plain_steps(task, sgd, steps=steps, seed=seed)
+    if groups is None:
+        taking = plain_steps(task, sgd, steps=steps, seed=seed)
+    else:
+        if not isinstance(sgd, SGD):
+            raise InputError("groups of weights need SGD, got Adam; leave groups out")
+        taking = staged_steps(task, sgd, groups, steps=steps, seed=seed)
     return loop.run(task, taking, steps=steps, every=every, stop=stop, keep=keep)

@@ -8,10 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import chunks, losses, programs
-from ttp_jax.types import ApplyFn, InputError, Params, Task
+from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task
 
 
 def batch_loss(task: Task):
+    """:func:`loss_of` the model and the loss of a task."""
+    return loss_of(task.apply_fn, task.loss)
+
+
+def loss_of(apply_fn: ApplyFn, loss: LossName):
     """``(params, x, y, rows) -> L`` of a batch, all samples where ``rows`` is ``None``.
 
     The data set is an argument: as a constant it would be copied into the program.
@@ -19,8 +24,8 @@ def batch_loss(task: Task):
 
     def of(params: Params, x, y, rows):
         x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
-        f = task.apply_fn(params, x_batch)
-        return losses.mean(task.loss, f, y_batch.astype(f.dtype))
+        f = apply_fn(params, x_batch)
+        return losses.mean(loss, f, y_batch.astype(f.dtype))
 
     return of
 

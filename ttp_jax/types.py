@@ -23,6 +23,28 @@ Sample ``i`` of the output must depend on sample ``i`` of the input alone (Batch
 inference mode), otherwise neither the kernel nor its blocks mean what they say.
 """
 
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """An :data:`ApplyFn` made of stages: each takes what the one before it leaves.
+
+    Args:
+        names: Of the stages, in the order they run; ``params[name]`` has a stage's weights.
+        run: ``(params, x, names) -> y``: the stages so named, one after the other.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[Params, Any, tuple[str, ...]], Any]
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        """All of them."""
+        return self.run(params, x, self.names)
+
+    def of(self, names: tuple[str, ...]) -> "Chain":
+        """Some of them."""
+        return replace(self, names=names)
+
+
 LossName = Literal["cross_entropy", "mse"]
 ThresholdRule = Literal["loss", "fraction_of_initial", "within_of_final"]
 

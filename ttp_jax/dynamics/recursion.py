@@ -48,6 +48,7 @@ def step(
     loss: LossName,
     nesterov: bool,
     along_q0: bool,
+    at: Array | None = None,
 ) -> State:
     """The image under ``J`` of the step that :class:`ttp_jax.SGD` describes.
 
@@ -63,13 +64,16 @@ def step(
         loss: ``"mse"`` or ``"cross_entropy"``.
         nesterov: Nesterov's form of the momentum step.
         along_q0: Whether decay pulls along ``q_0``.
+        at: Outputs at which the loss is differentiated, where these are not ``state.f`` alone
+            (that of one group of weights, :mod:`ttp_jax.dynamics.grouped`).
     """
     n, c = targets.shape
+    at = state.f if at is None else at
     if batch is None:
-        coefficients = losses.gradient(loss, state.f[:n], targets) / n
+        coefficients = losses.gradient(loss, at[:n], targets) / n
         image = coefficients.reshape(-1) @ theta.reshape(n * c, -1)
     else:
-        g = losses.gradient(loss, state.f[batch], targets[batch]) / len(batch)
+        g = losses.gradient(loss, at[batch], targets[batch]) / len(batch)
         image = jnp.einsum("bck,bc->k", theta[batch], g)
         # add: with replacement an index can come twice
         coefficients = jnp.zeros_like(targets).at[batch].add(g)
