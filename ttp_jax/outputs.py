@@ -36,7 +36,7 @@ def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
     return float(counted.get("flops", 0.0))
 
 
-def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n c"]:
+def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n *c"]:
     """``f(w)`` of all samples, chunk by chunk. A forward pass a sample."""
     product = programs.compiled(apply_fn, _forward)
     return chunks.map_samples(lambda part: product(params, part), x)

@@ -238,6 +238,8 @@ class Curve:
     """Seconds by part, compilation apart; what a record keeps."""
     flops: float = 0.0
     """Floating-point operations it took, counted and not measured."""
+    operations: Float[np.ndarray, " t"] | None = None
+    """Those of the training steps up to each reading, of a prediction as of a real run."""
     held_out: "Curve | None" = None
     """The same run read at the same steps on the samples held out, where there are any."""
     planned_steps: int | None = None
