@@ -136,7 +136,10 @@ def at_other_steps(
     """The stages of other rates, from those of a run in which every group had one."""
     stages, entered = [], 0
     for first, frozen in freezeout.stages_of(rates):
-        entry = sum((s.entry for s in found if entered < s.frozen <= frozen), 0.0)
-        stages.append(replace(found[frozen], first=first, entry=entry))
+        new = [stage for stage in found if entered < stage.frozen <= frozen]
+        entry, entry_s = (
+            sum((getattr(stage, of) for stage in new), 0.0) for of in ("entry", "entry_s")
+        )
+        stages.append(replace(found[frozen], first=first, entry=entry, entry_s=entry_s))
         entered = frozen
     return stages

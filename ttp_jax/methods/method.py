@@ -101,7 +101,7 @@ def _cost_to(
 ) -> float | None:
     steps = time_to_threshold(curve, epsilon, rule, smoothing=smoothing).steps
     if steps is None or of == "steps":
-        return steps
+        return None if steps is None else float(steps)
     values = getattr(curve, of)
     return None if values is None else float(values[np.searchsorted(curve.steps, steps)])
 
