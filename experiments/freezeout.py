@@ -91,7 +91,11 @@ def paper(data: Path) -> list[Config]:
 
 def run(config: Config, out: Path) -> None:
     """All runs on one task, one record."""
-    harness.once("freezeout", config, out, lambda: _made(config))
+
+    def make() -> harness.Made:
+        return made(setting(study.build(config.task), config.task), config)
+
+    harness.once("freezeout", config, out, make)
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ class _Setting:
         return dataclasses.replace(self.sgd, learning_rate=rates)
 
 
-def _setting(config: study.Config) -> _Setting:
-    built = study.build(config)
+def setting(built: study.Built, config: study.Config) -> _Setting:
+    """Of a task that is there."""
     assert isinstance(built.sgd, SGD)
     task = built.task
     groups = grouped(task.apply_fn, task.params, task.x)
@@ -133,8 +137,8 @@ def _setting(config: study.Config) -> _Setting:
     return _Setting(built, groups, start, costs, built.sgd, config.seed)
 
 
-def _made(config: Config) -> harness.Made:
-    on = _setting(config.task)
+def made(on: _Setting, config: Config) -> harness.Made:
+    """The ladder of plain runs, and all that freeze."""
     steps, count = on.built.steps, on.groups.count
     ladder = []
     curves = {}

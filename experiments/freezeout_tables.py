@@ -203,7 +203,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         "# FreezeOut: loss for cost, predicted and run\n\n"
         f"{len(found)} runs of {len({task_of(r) for r in found})} tasks, seeds "
         f"{', '.join(map(str, seeds))}. Pairs are predicted / measured, medians over seeds. "
-        "Made by `python -m experiments.freezeout`.\n\n"
+        "From the records beside this file.\n\n"
         "## At the end of the budget, against the tuned plain run\n\n"
         "Operations and seconds saved; training loss and held-out loss over the plain run's; "
         "held-out accuracy less its, in points (measured); real runs that lost the numbers; "

@@ -141,6 +141,15 @@ def test_one_program_a_stage(monkeypatch):
     for k in range(STEPS):
         state, _ = taking.step(state, k)
     assert len(compiled) == 3
+    # Other rates, other times to freeze: the same programs.
+    rates = FreezeOut(0.3, "cubic").rates(0.01, STEPS, 3)
+    other = ttp.SGD(rates, momentum=0.9, batch_size=5)
+    staged_steps(task, other, groups, steps=STEPS, seed=1).start()
+    assert len(compiled) == 3
+    # The pull toward initial weights is a part of a program.
+    pulled = ttp.SGD(rates, 0.9, weight_decay=0.1, batch_size=5, decay_toward="initial")
+    staged_steps(task, pulled, groups, steps=STEPS, seed=1).start()
+    assert len(compiled) == 6
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ by zero inside one program saves nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from ttp_jax import outputs
+from ttp_jax import outputs, programs
 from ttp_jax.accelerators import freezeout
 from ttp_jax.groups import Groups, cut_at
 from ttp_jax.optimizers import SGD
@@ -128,11 +128,23 @@ def staged_steps(
 
     def prepare(state: Staged, frozen: int) -> None:
         stage = stages[frozen]
-        apply_fn = stage.cut[1] if stage.cut else task.apply_fn
-        update = _update(apply_fn, task, sgd, groups, frozen)
         rows = None if stream is None else stream[0]
-        lowered = jax.jit(update).lower(*state, etas[0], y, rows)
-        stage.compiled = lowered.compile()
+        asked = (*state, etas[0], y, rows)
+
+        def make() -> Any:
+            apply_fn = stage.cut[1] if stage.cut else task.apply_fn
+            update = _update(apply_fn, task, sgd, groups, frozen)
+            return jax.jit(update).lower(*asked).compile()
+
+        # Rates are arguments: runs that differ in them alone share their programs. Initial
+        # weights that the decay goes toward are a part of them.
+        key = replace(sgd, learning_rate=1.0), task.loss, groups, frozen, stage.cut is None
+        own = sgd.weight_decay > 0 and sgd.decay_toward == "initial"
+        stage.compiled = (
+            make()
+            if own
+            else programs.kept(task.apply_fn, (*key, programs.shape_of(asked)), make)
+        )
         stage.flops = float((stage.compiled.cost_analysis() or {}).get("flops", 0.0))
         # What a program does the first time only, it does before the clock runs.
         jax.block_until_ready(stage.compiled(*state, etas[0], y, rows))
