@@ -27,14 +27,13 @@ from typing import Any
 import numpy as np
 
 from experiments import bench, harness
-from experiments.freezeout_tables import EPSILONS, best, draw
+from experiments.freezeout_tables import best, draw, named
 from ttp_jax import grouped_prediction, outputs, schedules, stage_costs, study
 from ttp_jax.accelerators.freezeout import FreezeOut, autofreeze
 from ttp_jax.dynamics.grouped import accumulated_norms
 from ttp_jax.finetune import finetune
 from ttp_jax.groups import Groups, grouped
 from ttp_jax.optimizers import SGD
-from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.training import loop
 from ttp_jax.training.staged import GradientRule, staged_steps
 from ttp_jax.types import Curve, Task
@@ -91,11 +90,7 @@ def paper(data: Path) -> list[Config]:
 
 def run(config: Config, out: Path) -> None:
     """All runs on one task, one record."""
-
-    def make() -> harness.Made:
-        return made(setting(study.build(config.task), config.task), config)
-
-    harness.once("freezeout", config, out, make)
+    harness.once("freezeout", config, out, lambda: _made(config))
 
 
 @dataclass(frozen=True)
@@ -122,8 +117,8 @@ class _Setting:
         return dataclasses.replace(self.sgd, learning_rate=rates)
 
 
-def setting(built: study.Built, config: study.Config) -> _Setting:
-    """Of a task that is there."""
+def _setting(config: study.Config) -> _Setting:
+    built = study.build(config)
     assert isinstance(built.sgd, SGD)
     task = built.task
     groups = grouped(task.apply_fn, task.params, task.x)
@@ -137,8 +132,8 @@ def setting(built: study.Built, config: study.Config) -> _Setting:
     return _Setting(built, groups, start, costs, built.sgd, config.seed)
 
 
-def made(on: _Setting, config: Config) -> harness.Made:
-    """The ladder of plain runs, and all that freeze."""
+def _made(config: Config) -> harness.Made:
+    on = _setting(config.task)
     steps, count = on.built.steps, on.groups.count
     ladder = []
     curves = {}
@@ -170,8 +165,7 @@ def made(on: _Setting, config: Config) -> harness.Made:
         runs.append(
             {**common, "freezes_at": ends, "trust": study.verdict(verdict), **found}
         )
-        name = "_".join(str(value) for value in common.values())
-        curves.update({f"{name}_{side}": curve for side, curve in of_run.items()})
+        curves.update({f"{named(common)}_{side}": curve for side, curve in of_run.items()})
 
     freezes = [FreezeOut(1.0)]
     freezes += [FreezeOut(t0, how, s) for how, s in config.kinds for t0 in config.t0]  # type: ignore[arg-type]
@@ -223,24 +217,11 @@ def _both(on: _Setting, rates: np.ndarray, real: Curve) -> tuple[dict, dict[str,
 
 
 def _told(on: _Setting, curve: Curve, end: np.ndarray | None) -> dict[str, Any]:
-    to = []
-    for epsilon in EPSILONS:
-        reached = time_to_threshold(curve, epsilon, "fraction_of_initial").steps
-        entry: dict[str, Any] = {"epsilon": epsilon, "steps": reached}
-        if reached is not None:
-            at = int(np.searchsorted(curve.steps, reached))
-            assert curve.operations is not None
-            entry |= {
-                "operations": float(curve.operations[at]),
-                "seconds": float(curve.seconds[at]),
-            }
-        to.append(entry)
     assert curve.operations is not None
     return {
         "quality": bench.quality(on.task, end),
         "operations": float(curve.operations[-1]),
         "seconds": float(curve.seconds[-1]),
-        "to": to,
     }
 
 

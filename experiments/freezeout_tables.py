@@ -8,8 +8,10 @@ import numpy as np
 
 from experiments import harness
 from ttp_jax.records import Record
+from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.types import Curve
 
-EPSILONS = (0.3, 0.1)
+EPSILONS = (0.3, 0.1, 0.03)
 """Of the initial loss."""
 SIDES = ("predicted", "measured")
 MARGIN = 0.02
@@ -97,11 +99,11 @@ def speed_ups(found: Sequence[Record]) -> Iterator[dict[str, Any]]:
     A side where only one of both arrives has an infinite ratio or none: ``inf`` and 0.
     """
     for record in found:
-        plain = best(record.result["ladder"])
         cosine = next(e for e in record.result["runs"] if e["kind"] == "cosine")
+        names = {"plain": "plain", "cosine": named(cosine)}
         for entry in record.result["runs"]:
-            for k, epsilon in enumerate(EPSILONS):
-                for beside, other in (("plain", plain), ("cosine", cosine)):
+            for epsilon in EPSILONS:
+                for beside, other in names.items():
                     if beside == "cosine" and entry is cosine:
                         continue
                     for cost in ("steps", "operations", "seconds"):
@@ -115,19 +117,36 @@ def speed_ups(found: Sequence[Record]) -> Iterator[dict[str, Any]]:
                             "ok": entry["trust"]["ok"],
                             **{
                                 side: _ratio(
-                                    entry[side]["to"][k], other[side]["to"][k], cost
+                                    record.curves[f"{named(entry)}_{side}"],
+                                    record.curves[f"{other}_{side}"],
+                                    epsilon,
+                                    cost,
                                 )
                                 for side in SIDES
                             },
                         }
 
 
-def _ratio(own: dict[str, Any], other: dict[str, Any], cost: str) -> float:
-    if own["steps"] is None or other["steps"] is None:
-        if own["steps"] is None and other["steps"] is None:
-            return np.nan
-        return 0.0 if own["steps"] is None else np.inf
-    return other[cost] / own[cost] if own["steps"] else np.nan
+def named(entry: dict[str, Any]) -> str:
+    """What the curves of a run are called, before the side."""
+    return f"{entry['kind']}_{entry['t0']}"
+
+
+def _ratio(own: Curve, other: Curve, epsilon: float, cost: str) -> float:
+    costs = [_cost_to(curve, epsilon, cost) for curve in (own, other)]
+    mine, others = costs
+    if mine is None:
+        return np.nan if others is None else 0.0
+    if others is None:
+        return np.inf
+    return others / mine if mine else np.nan
+
+
+def _cost_to(curve: Curve, epsilon: float, cost: str) -> float | None:
+    reached = time_to_threshold(curve, epsilon, "fraction_of_initial").steps
+    if reached is None:
+        return None
+    return float(getattr(curve, cost)[np.searchsorted(curve.steps, reached)])
 
 
 def _side_of_one(ratio: float) -> int:

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ttp_jax import programs
+
 Params = Any
 ApplyFn = Callable[[Params, Any], Array]
 """``(params, x[n, ...]) -> f[n, c]``: all that kernel, dynamics and training know of a model.
@@ -41,8 +43,8 @@ class Chain:
         return self.run(params, x, self.names)
 
     def of(self, names: tuple[str, ...]) -> "Chain":
-        """Some of them."""
-        return replace(self, names=names)
+        """Some of them; the same object every time, as programs are kept by it."""
+        return programs.kept(self, ("stages", names), lambda: replace(self, names=names))
 
 
 LossName = Literal["cross_entropy", "mse"]

@@ -125,7 +125,7 @@ def test_the_waypoint_is_where_the_loss_first_is_low():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("weight_decay", [0.0, 0.03])
+@pytest.mark.parametrize("weight_decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.03])
 def test_autofreeze_decides_alike_on_both_sides(weight_decay):
     task, groups = three_groups("cross_entropy")
     ends = np.array([6, 10, 14, 18, 22])

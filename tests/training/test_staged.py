@@ -27,7 +27,7 @@ def setting(freeze, task=None, **options):
     return task, sgd, groups
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("nesterov", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_is_frozen_does_not_move_at_all(nesterov):
     """Neither by its velocity nor by weight decay, to the last bit."""
     task, sgd, groups = setting(
@@ -62,6 +62,7 @@ def test_without_freezing_it_is_optax():
         np.testing.assert_allclose(many.operations, one.operations, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_put_by_or_not_is_the_same_run():
     task, sgd, groups = setting(FreezeOut(0.4, "linear"), weight_decay=0.02)
     found = {}
@@ -84,7 +85,7 @@ def wide(n=16):
     return chain((192, 192, 192, 192, 8), n=n)
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_operations_are_those_of_the_theory(cached):
     """Compiled programs against ``sum_l F_l (1 + t_l + t_{l-1})``, with outputs put by too."""
     task = wide()
@@ -110,6 +111,7 @@ def test_operations_are_those_of_the_theory(cached):
     assert staged.flops / whole.flops == pytest.approx(theory + entry, rel=0.03)
 
 
+@pytest.mark.slow
 def test_predicted_operations_are_those_of_the_run():
     task, sgd, groups = setting(FreezeOut(0.3, "squared"), wide(), batch_size=8)
     real = ttp.finetune(task, sgd, steps=STEPS, groups=groups)

@@ -140,14 +140,12 @@ def staged_steps(
         # weights that the decay goes toward are a part of them.
         key = replace(sgd, learning_rate=1.0), task.loss, groups, frozen, stage.cut is None
         own = sgd.weight_decay > 0 and sgd.decay_toward == "initial"
-        stage.compiled = (
-            make()
-            if own
-            else programs.kept(task.apply_fn, (*key, programs.shape_of(asked)), make)
-        )
-        stage.flops = float((stage.compiled.cost_analysis() or {}).get("flops", 0.0))
+        key = (*key, programs.shape_of(asked))
+        compiled = make() if own else programs.kept(task.apply_fn, key, make)
+        stage.compiled = compiled
+        stage.flops = float((compiled.cost_analysis() or {}).get("flops", 0.0))
         # What a program does the first time only, it does before the clock runs.
-        jax.block_until_ready(stage.compiled(*state, etas[0], y, rows))
+        jax.block_until_ready(compiled(*asked))
         if state.gradient is not None:
             _norms(_zeros(state.gradient), groups, frozen)  # compiles
 
@@ -204,15 +202,13 @@ class _Stage:
     flops: float = 0.0
     entry: float = 0.0
     """Operations of putting by what is new."""
-    _between: dict[tuple[str, ...], Chain] = field(default_factory=dict)
 
     def until(self, later: "_Stage") -> Chain | None:
         """What stands between the cuts of two stages; ``None`` where there is none."""
         if later.cut is None:
             return None
         names = later.cut[0].names[len(self.cut[0].names) if self.cut else 0 :]
-        # One object for each: programs are kept by it.
-        return later._between.setdefault(names, later.cut[0].of(names))
+        return later.cut[0].of(names)
 
 
 def _update(
@@ -234,10 +230,10 @@ def _update(
         moves, _ = decay.update(gradient, decay.init(active), active)
         if trace is not None:
             moves, remembered = trace.update(moves, optax.TraceState(velocity))
-            velocity = remembered.trace
+            velocity = jax.tree.leaves(remembered)
         new = [
             (w - eta[g] * m).astype(w.dtype)
-            for w, m, g in zip(active, moves, of_leaf, strict=True)
+            for w, m, g in zip(active, jax.tree.leaves(moves), of_leaf, strict=True)
         ]
         return new, velocity, total, value
 
