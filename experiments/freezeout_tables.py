@@ -45,11 +45,15 @@ def called(entry: dict[str, Any]) -> str:
 
 
 def _over(own: dict, plain: dict, of: str) -> float:
-    return own[of] / plain[of] if plain[of] else np.nan
+    """Of a run that lost the numbers, and ended there, there is none."""
+    if own["quality"] is None or own[of] is None or not plain[of]:
+        return np.nan
+    return own[of] / plain[of]
 
 
 def _loss(side: dict[str, Any], part: str) -> float:
-    return np.nan if side["quality"] is None else side["quality"][part]["loss"]
+    loss = None if side["quality"] is None else side["quality"][part]["loss"]
+    return np.nan if loss is None else loss
 
 
 def frontier(found: Sequence[Record]) -> list[list[str]]:
@@ -288,6 +292,7 @@ def _frontier(found: Sequence[Record]):
                     )
         axis.axhline(1, color="0.8", linewidth=0.8, zorder=0)
         axis.set_yscale("log")
+        _plain_ticks(axis.yaxis, axis.get_ylim())
         axis.set_title(task, fontsize=9)
         axis.set_xlabel("operations over the plain run's", fontsize=8)
     axes[0, 0].set_ylabel("training loss at the end over the plain run's", fontsize=8)
@@ -299,6 +304,16 @@ def _frontier(found: Sequence[Record]):
     axes[0, -1].plot([], [], "ko-", label="measured", markersize=4)
     axes[0, -1].legend(frameon=False, fontsize=7)
     return figure
+
+
+def _plain_ticks(axis, limits: tuple[float, float]) -> None:
+    """Powers of two, or of ten where these would be too many, as plain numbers."""
+    twos = 2.0 ** np.arange(-6, 7)
+    tens = 10.0 ** np.arange(-6, 7)
+    ticks = twos if limits[1] / limits[0] < 100 else tens
+    axis.set_ticks([], minor=True)
+    axis.set_ticks([t for t in ticks if limits[0] <= t <= limits[1]])
+    axis.set_major_formatter("{x:g}")
 
 
 def _scatter(ratios: Sequence[dict[str, Any]]):
@@ -326,6 +341,8 @@ def _scatter(ratios: Sequence[dict[str, Any]]):
             line, line * (1 - GOAL), line * (1 + GOAL), color="0.9", linewidth=0, zorder=0
         )
         axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        for each in (axis.xaxis, axis.yaxis):
+            _plain_ticks(each, (low, high))
         axis.set_title(f"times cheaper, in {cost}", fontsize=9)
         axis.set_xlabel("measured", fontsize=8)
     axes[0, 0].set_ylabel("predicted", fontsize=8)

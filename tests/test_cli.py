@@ -364,8 +364,8 @@ def test_snapshots_of_one_side(command, tmp_path, capsys):
 def test_freezeout(tmp_path, capsys):
     options = ("--method=freezeout", "--t0=0.5", "--how=linear", "--no-scaled")
     small = [option for option in SMALL if not option.startswith("--lr")]
-    common = (*small, *options, "--lr=2e-4", "--loss=mse", "--held-out=4", "--every=1")
-    common = (*common, "--epsilon", "0.9", "--out", tmp_path)
+    common = (*small, *options, "--lr=1e-5", "--loss=mse", "--held-out=4", "--every=1")
+    common = (*common, "--epsilon", "0.5", "--out", tmp_path)
     status, out, _ = ttp("compare", *common, "--json", capsys=capsys)
     assert status == 0
     printed = json.loads(out)
@@ -383,7 +383,7 @@ def test_freezeout(tmp_path, capsys):
     assert saved["measured_operations"] > 0.2
     for entry in found["quality"]:
         # at so low a rate the network is nearly linear
-        assert entry["predicted_loss"] == pytest.approx(entry["measured_loss"], rel=0.02)
+        assert entry["predicted_loss"] == pytest.approx(entry["measured_loss"], rel=0.06)
     assert [(e["of"], e["samples"]) for e in found["quality"]] == [
         (of, samples)
         for of in ("freezeout", "plain")
@@ -397,7 +397,7 @@ def test_freezeout(tmp_path, capsys):
         for curve in (plain, own):
             assert curve.operations is not None
             assert curve.operations.shape == curve.steps.shape
-        first = [int(np.argmax(c.loss <= 0.9 * c.loss[0])) for c in (plain, own)]
+        first = [int(np.argmax(c.loss <= 0.5 * c.loss[0])) for c in (plain, own)]
         assert entry[side] == pytest.approx(first[0] / first[1])
         at = [c.operations[k] for c, k in zip((plain, own), first, strict=True)]
         assert entry[f"{side}_operations"] == pytest.approx(at[0] / at[1])
