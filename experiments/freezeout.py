@@ -1,6 +1,6 @@
 """FreezeOut at many t_0: loss for cost, predicted and run, beside a tuned plain run.
 
-    python -m experiments.freezeout paper --data data      three hours on two busy cores
+    python -m experiments.freezeout paper --data data      an hour, two busy cores
     python -m experiments.freezeout smoke                  half a minute
     python -m experiments.freezeout table                  from the records there are
 
@@ -15,8 +15,8 @@ from one kernel in shares; seconds of a stage are those of a few timed steps. Th
 embedded residual network behind its first stage on sign-language digits and on CIFAR-10; an
 MLP, which has no skips, from random weights on digits), three seeds.
 
-The time of ``paper`` is an estimate: six of its nine runs took 37 minutes beside five other jobs
-on two cores, which makes their seconds nearly worthless; operations are counted.
+The time of ``paper`` is an estimate: six of its nine runs took 37 minutes beside much other
+work on the same two cores, which makes their seconds nearly worthless; operations are counted.
 
 Expect (these six, seeds 0 and 1): at the same operations cubic scaled FreezeOut leaves less
 training loss than linear unscaled. t_0 = 0.8 saves 38 % of the operations (the paper's default)
