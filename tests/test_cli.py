@@ -213,6 +213,20 @@ def refused(*arguments, capsys, out_folder):
         (["--method=agent", "--attack=0.1"], "adversarial training is not predicted"),
         (["--method=agent+snapshot"], "is not put together with others"),
         (["--method=agent", "--kernel=kronecker", "--density=0.5"], "exact kernel alone"),
+        (["--method=snapshot+snapshot"], "got 'snapshot+snapshot'"),
+        (["--method=freezeout", "--t0=0"], "t0 must lie in (0, 1]"),
+        (["--method=freezeout", "--t0=soon"], "--t0"),
+        (
+            ["--method=freezeout", "--groups", "nothing*"],
+            "got 'nothing*', which matches none",
+        ),
+        (["--method=freezeout", "--groups", "head*", "*bias"], "in one group only"),
+        (["--method=freezeout", "--solver=flow"], "got solver 'flow'"),
+        (["--method=freezeout", "--paths=4"], "got paths; leave"),
+        (["--method=freezeout", "--kernel=kronecker"], "need kernel 'exact'"),
+        (["--method=freezeout+snapshot"], "both set the learning rates"),
+        (["--t0=0.5"], "method 'plain' has no t0"),
+        (["--method=snapshot", "--no-scaled"], "method 'snapshot' has no scaled"),
     ],
 )
 def test_bad_arguments(arguments, says, tmp_path, capsys):
@@ -364,6 +378,68 @@ def test_snapshots_of_one_side(command, tmp_path, capsys):
     assert status == 0
     assert "1 snapshots, alpha0 0.01" in out
     assert "how far apart" not in out
+
+
+@pytest.mark.slow
+def test_freezeout(tmp_path, capsys):
+    options = ("--method=freezeout", "--t0=0.5", "--how=linear", "--no-scaled")
+    small = [option for option in SMALL if not option.startswith("--lr")]
+    common = (*small, *options, "--lr=1e-5", "--loss=mse", "--held-out=4", "--every=1")
+    common = (*common, "--epsilon", "0.5", "--out", tmp_path)
+    status, out, _ = ttp("compare", *common, "--json", capsys=capsys)
+    assert status == 0
+    printed = json.loads(out)
+    found = printed["freezeout"]
+    assert (found["t0"], found["how"], found["scaled"]) == (0.5, "linear", False)
+    assert [(group["name"], group["freezes_at"]) for group in found["groups"]] == [
+        ("layer1", 9), ("layer2", 14), ("head", 18)
+    ]  # fmt: skip
+    assert found["groups"][0]["tensors"] == ["layer1/dense/bias", "layer1/dense/kernel"]
+    assert found["steps"] == [9, 14]
+    saved = found["saved"]
+    assert saved["predicted_operations"] == pytest.approx(
+        saved["measured_operations"], rel=0.03
+    )
+    assert saved["measured_operations"] > 0.2
+    for entry in found["quality"]:
+        # at so low a rate the network is nearly linear
+        assert entry["predicted_loss"] == pytest.approx(entry["measured_loss"], rel=0.06)
+    assert [(e["of"], e["samples"]) for e in found["quality"]] == [
+        (of, samples)
+        for of in ("freezeout", "plain")
+        for samples in ("trained", "held_out")
+    ]
+    assert [floor["step"] for floor in found["floors"]] == [9, 14]
+    (entry,) = [e for e in found["speed_up"] if e["rule"] == "fraction_of_initial"]
+    record = records.load(tmp_path / printed["record"].split("/")[-1])
+    for side in ("predicted", "measured"):
+        plain, own = record.curves[f"plain_{side}"], record.curves[side]
+        for curve in (plain, own):
+            assert curve.operations is not None
+            assert curve.operations.shape == curve.steps.shape
+        first = [int(np.argmax(c.loss <= 0.5 * c.loss[0])) for c in (plain, own)]
+        assert entry[side] == pytest.approx(first[0] / first[1])
+        at = [c.operations[k] for c, k in zip((plain, own), first, strict=True)]
+        assert entry[f"{side}_operations"] == pytest.approx(at[0] / at[1])
+    assert record.result == printed
+    assert (tmp_path / record.run_id / "curves.png").stat().st_size > 5000
+    status, out, _ = ttp("compare", *common, capsys=capsys)
+    for words in ("freezes at step", "operations saved in all", "cannot get below"):
+        assert words in out
+
+
+@pytest.mark.slow
+def test_the_best_time_to_freeze(tmp_path, capsys):
+    """One kernel serves the choice, the run and the plain run beside it."""
+    options = ("--method=freezeout", "--t0=best", "--lr=1e-3", "--epsilon", "0.9")
+    small = [option for option in SMALL if not option.startswith("--lr")]
+    status, out, _ = ttp(
+        "predict", *small, *options, "--out", tmp_path, "--json", capsys=capsys
+    )
+    assert status == 0
+    found = json.loads(out)["freezeout"]
+    assert found["chosen"]
+    assert 0.2 <= found["t0"] <= 1
 
 
 def test_sweep(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A few real steps before the linearisation, by the same description of the optimiser."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,11 @@ from ttp_jax import outputs
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.reading import Readings, at_weights
 from ttp_jax.types import Params, Task
+
+_TIMED_STEPS = 6
+_TIMED_SAMPLES = 300
+_TIMED_SECONDS = 1.0
+"""So many training steps are timed, or as many as take so many samples or so long, but two."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +128,28 @@ def real_steps(
         w, v = step(w, v, rates[k], x, y, rows)
     series = np.array(curve, float).reshape(-1, len(task.parts), 2).transpose(1, 2, 0)
     return Start(w, v, calibrate_steps, tuple(Readings(*values) for values in series))
+
+
+def step_seconds(task: Task, sgd: Optimizer, *, at_most: int) -> tuple[float, int]:
+    """Median seconds of one training step of this task, compilation apart; samples it took.
+
+    Of a real step it has everything but the schedule; its result is thrown away. A batch of
+    more than ``at_most`` samples is timed by so many of them and scaled.
+    """
+    asked = sgd.batch_size or task.n
+    size = min(asked, at_most)
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+    rows = jnp.arange(size)
+    w = jax.tree.map(jnp.asarray, task.params)
+    v = at_rest(sgd, w)
+    eta = 1e-3
+    step = step_in_weights(task, sgd)
+    compiled = jax.jit(step).lower(w, v, eta, x, y, rows).compile()
+    took: list[float] = []
+    while len(took) < _TIMED_STEPS and (
+        len(took) < 2 or (len(took) * size < _TIMED_SAMPLES and sum(took) < _TIMED_SECONDS)
+    ):
+        start = time.perf_counter()
+        w, v = jax.block_until_ready(compiled(w, v, eta, x, y, rows))
+        took.append(time.perf_counter() - start)
+    return float(np.median(took)) * asked / size, len(took) * size

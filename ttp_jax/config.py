@@ -121,14 +121,25 @@ class Config:
     """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
     default."""
     method: str = "plain"
-    """plain, or snapshot: cosine cycles whose ends are averaged; or agent: sparse training
-    (density) and corrected gradients; beside a plain run. Several at once are joined by +."""
+    """plain, or beside a plain run: snapshot, cosine cycles whose ends are averaged; freezeout,
+    layers that stop learning one after the other; agent, sparse training (density) and
+    corrected gradients. Several at once are joined by +."""
     cycles: int | None = None
     """Cycles of snapshot, of equal length; 4 by default."""
     alpha0: float | None = None
     """Learning rate at the start of each cycle of snapshot; by default lr, the plain run's."""
     last: int | None = None
     """How many of the last snapshots are averaged; all by default."""
+    t0: float | Literal["best"] | None = None
+    """Share of the run after which the first group of freezeout freezes, before the power of
+    how; or best, the cheapest to the smallest epsilon as predicted. 0.8 by default."""
+    how: Literal["linear", "squared", "cubic"] | None = None
+    """Power of the times at which groups freeze; cubic by default."""
+    scaled: bool = True
+    """Whether a group of freezeout that has less time has higher rates."""
+    groups: tuple[str, ...] | None = None
+    """What freezeout freezes together: stages (by default), layer, tensor, or patterns of
+    paths of weights such as stage3/block0/*, the first to freeze first."""
     density: float | None = None
     """Of agent: share of the weights of all masked tensors that is there; dense by default."""
     sparsity: Literal["static", "magnitude", "set", "rigl"] | None = None

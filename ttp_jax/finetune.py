@@ -7,12 +7,14 @@ from typing import Any
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.attacks import Attack
-from ttp_jax.optimizers import Optimizer
+from ttp_jax.groups import Groups
+from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.reading import Keep
 from ttp_jax.training import loop
 from ttp_jax.training.corrected import corrected_steps
 from ttp_jax.training.plain import plain_steps
-from ttp_jax.types import Curve, Task
+from ttp_jax.training.staged import staged_steps
+from ttp_jax.types import Curve, InputError, Task
 
 
 def finetune(
@@ -27,6 +29,7 @@ def finetune(
     sparsity: Sparsity | None = None,
     correction: Correction | None = None,
     attack: Attack | None = None,
+    groups: Groups | None = None,
 ) -> Curve:
     """Train the task for real and read its curve on all samples, those held out apart.
 
@@ -48,6 +51,9 @@ def finetune(
             (:mod:`ttp_jax.accelerators.correction`).
         attack: Train on adversarial pictures (:class:`ttp_jax.attacks.Attack`); the curve is
             read on clean ones.
+        groups: Of the weights, where ``sgd`` has rates ``[T, G]``: groups whose rates have
+            come to their end are left out of what is computed
+            (:mod:`ttp_jax.training.staged`).
 
     Returns:
         The curve, its ``seconds`` those of the training steps alone; ``timings`` has
@@ -60,13 +66,24 @@ def finetune(
         InputError: Arguments out of range.
 
     Cost: ``3 B T`` forward passes (what ``flops`` counts), and ``n + m`` for each reading and
-    each step kept; of corrections and attacks what
-    :func:`ttp_jax.training.corrected.passes` counts. Masks save nothing: the program is dense.
+    each step kept. Less with frozen groups, as much as XLA counts; of corrections and attacks
+    what :func:`ttp_jax.training.corrected.passes` counts. Masks save nothing: the program is
+    dense.
     """
     common: dict[str, Any] = {"steps": steps, "every": every, "stop": stop, "keep": keep}
     if sparsity is None and correction is None and attack is None:
-        taking = plain_steps(task, sgd, steps=steps, seed=seed)
+        if groups is None:
+            taking = plain_steps(task, sgd, steps=steps, seed=seed)
+        else:
+            if not isinstance(sgd, SGD):
+                raise InputError("groups of weights need SGD, got Adam; leave groups out")
+            taking = staged_steps(task, sgd, groups, steps=steps, seed=seed)
         return loop.run(task, taking, **common)
+    if groups is not None:
+        raise InputError(
+            "groups of weights are not put together with masks, corrections or attacks; leave "
+            "either out"
+        )
     taking, coefficients = corrected_steps(
         task,
         sgd,

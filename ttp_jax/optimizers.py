@@ -35,9 +35,25 @@ class _MiniBatches:
         if not callable(self.learning_rate) and np.ndim(self.learning_rate) == 0:
             schedules.as_array(self.learning_rate, 1)
 
-    def learning_rates(self, steps: int) -> Float[np.ndarray, " T"]:
-        """``eta`` of each step."""
+    def learning_rates(self, steps: int) -> Float[np.ndarray, "T *G"]:
+        """``eta`` of each step, and of each group of weights where there are such."""
         return schedules.as_array(self.learning_rate, steps)
+
+    def grouped_rates(self, steps: int, groups: int | None) -> Float[np.ndarray, "T *G"]:
+        """The same, for so many groups of weights; ``None`` for one rate for all of them.
+
+        Raises:
+            InputError: Rates of another number of groups.
+        """
+        rates = self.learning_rates(steps)
+        if rates.shape[1:] != (() if groups is None else (groups,)):
+            expected = f"[{steps}]" if groups is None else f"[{steps}, {groups}]"
+            raise InputError(
+                f"learning rates must be {expected}, one a step"
+                f"{'' if groups is None else ' and group of weights'}, got "
+                f"{list(rates.shape)}; give groups to a schedule that was made for them"
+            )
+        return rates
 
     def batches(self, n: int, steps: int, seed: int) -> Int[np.ndarray, "T B"] | None:
         """The stream of mini-batches of this seed; ``None`` for the full batch."""
@@ -76,7 +92,8 @@ class SGD(_MiniBatches):
     ``g`` the gradient of the mean loss of the batch and ``v_0 = 0``.
 
     Args:
-        learning_rate: A number, an array ``[T]`` or an optax schedule.
+        learning_rate: A number, an array ``[T]`` or an optax schedule; ``[T, G]`` for groups of
+            weights (:mod:`ttp_jax.groups`).
         momentum: ``mu`` in [0, 1).
         nesterov: Nesterov's form of the momentum step.
         weight_decay: ``wd``, on every trained parameter.

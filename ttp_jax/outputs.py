@@ -13,11 +13,22 @@ from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task
 
 
 def batch_loss(task: Task):
+    """:func:`loss_of` the model and the loss of a task."""
+    return loss_of(task.apply_fn, task.loss)
+
+
+def loss_of(apply_fn: ApplyFn, loss: LossName):
     """``(params, x, y, rows) -> L`` of a batch, all samples where ``rows`` is ``None``.
 
     The data set is an argument: as a constant it would be copied into the program.
     """
-    return _batch_loss(task.loss, task.apply_fn)
+
+    def of(params: Params, x, y, rows):
+        x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
+        f = apply_fn(params, x_batch)
+        return losses.mean(loss, f, y_batch.astype(f.dtype))
+
+    return of
 
 
 def batch_gradient(task: Task):
@@ -31,7 +42,7 @@ def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
     return float(counted.get("flops", 0.0))
 
 
-def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n c"]:
+def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n *c"]:
     """``f(w)`` of all samples, chunk by chunk. A forward pass a sample."""
     product = programs.compiled(apply_fn, _forward)
     return chunks.map_samples(lambda part: product(params, part), x)
@@ -149,17 +160,8 @@ def _add_vjps(apply_fn):
     return of
 
 
-def _batch_loss(loss: LossName, apply_fn: ApplyFn):
-    def of(params: Params, x, y, rows):
-        x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
-        f = apply_fn(params, x_batch)
-        return losses.mean(loss, f, y_batch.astype(f.dtype))
-
-    return of
-
-
 def _batch_gradient(loss: LossName):
-    return lambda apply_fn: jax.grad(_batch_loss(loss, apply_fn))
+    return lambda apply_fn: jax.grad(loss_of(apply_fn, loss))
 
 
 _BATCH_GRADIENTS = {loss: _batch_gradient(loss) for loss in get_args(LossName)}

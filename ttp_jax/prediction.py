@@ -1,24 +1,23 @@
 """From a task to its predicted curve, without a training step."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ttp_jax import (
     calibration,
     extrapolation,
+    grouped_prediction,
     masked_prediction,
     outputs,
     preconditioning,
     relinearization,
     second_look,
     spectrum,
+    stage_costs,
     trust,
 )
 from ttp_jax.accelerators import correction as corrections
@@ -32,6 +31,7 @@ from ttp_jax.dynamics.noise import Noise, require_independent
 from ttp_jax.dynamics.path import Path, Places
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
+from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD, Adam, Optimizer
@@ -41,10 +41,6 @@ from ttp_jax.timing import measured
 from ttp_jax.types import Curve, InputError, Kept, Task, Trust
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
-_TIMED_STEPS = 6
-_TIMED_SAMPLES = 300
-_TIMED_SECONDS = 1.0
-"""So many training steps are timed, or as many as take so many samples or so long, but two."""
 
 
 def predict(
@@ -66,6 +62,7 @@ def predict(
     sparsity: Sparsity | None = None,
     correction: Correction | None = None,
     attack: Attack | None = None,
+    groups: Groups | None = None,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -114,6 +111,10 @@ def predict(
         correction: Of the mini-batch gradients (:mod:`ttp_jax.accelerators.correction`;
             solver ``"simulate"``). The seconds count its passes.
         attack: Refused: adversarial training is not predicted.
+        groups: Of the weights, where ``sgd`` has rates ``[T, G]``
+            (:mod:`ttp_jax.dynamics.grouped`; solvers ``"simulate"`` and ``"moments"``, one
+            linearisation). The seconds are then those of each stage, and ``trust`` rests on
+            gaps alone.
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
@@ -154,6 +155,7 @@ def predict(
         sparsity=sparsity,
         correction=correction,
         attack=attack,
+        groups=groups,
         seed=seed,
         memory_budget_bytes=memory_budget_bytes,
     )
@@ -194,6 +196,17 @@ def predict(
             expected=expected,
             **common,
         )
+    elif groups is not None:
+        found = _by_groups(
+            task,
+            sgd,
+            groups,
+            kernel,
+            solver=solver,
+            every=every,
+            expected=expected,
+            **common,
+        )
     elif relinearize is not None:
         found = _by_many(
             task,
@@ -225,20 +238,34 @@ def predict(
     with measured() as part, bar("timing a training step", None):
         # Two steps at least are timed: of few samples, by no more than those few together.
         at_most = task.n if kernel_samples is None else task.n // 2
-        timings["step_s"], samples_timed = step_seconds(whole, whole_sgd, at_most=at_most)
+        timings["step_s"], samples_timed = calibration.step_seconds(
+            whole, whole_sgd, at_most=at_most
+        )
+        dearer = 1.0
+        if correction is not None and whole_sgd.batch_size is not None:
+            batch = whole_sgd.batch_size
+            extra = corrections.extra_passes(correction, steps, batch, whole.n)
+            dearer += extra / (3 * batch * steps)
+        timings["step_s"] *= dearer
+        seconds = read * timings["step_s"]
+        per_step = 3 * expected.forward_flops_per_sample * (whole_sgd.batch_size or whole.n)
+        operations = read * per_step * dearer
+        if groups is not None and isinstance(whole_sgd, SGD):
+            stages = stage_costs.stage_costs(whole, whole_sgd, groups, steps=steps)
+            samples_timed *= 1 + len(stages)
+            seconds, operations = (
+                stage_costs.spent(stages, per_step, steps, seconds=wanted)[read]
+                for wanted in (True, False)
+            )
     timings["timing_s"] = part.run_s
     timings["compile_s"] += part.compile_s
-    if correction is not None and whole_sgd.batch_size is not None:
-        batch = whole_sgd.batch_size
-        extra = corrections.extra_passes(correction, steps, batch, whole.n)
-        timings["step_s"] *= 1 + extra / (3 * batch * steps)
     whole_run = (new.after(old) for old, new in zip(start.seen, found.curves, strict=True))
     curve, *held_out = (
         Curve(
             read,
             both.loss,
             both.accuracy,
-            read * timings["step_s"],
+            seconds,
             both.loss_quantiles,
             both.accuracy_quantiles,
         )
@@ -258,6 +285,7 @@ def predict(
         held_out=held_out[0] if held_out else None,
         kept=found.kept,
         epochs=found.epochs,
+        operations=operations,
     )
 
 
@@ -500,6 +528,53 @@ def _by_one(
     )
 
 
+def _by_groups(
+    task: Task,
+    sgd: SGD,
+    groups: Groups,
+    kernel: KernelName | Kernel | Computed,
+    *,
+    solver: Solver,
+    steps: int,
+    every: int,
+    seed: int,
+    memory_budget_bytes: int | None,
+    expected: KernelCost,
+) -> _Found:
+    """One linearisation, each group of weights at its own rates."""
+    if not isinstance(kernel, Computed):
+        kernel = _described(kernel).of(
+            task, groups=groups, memory_budget_bytes=memory_budget_bytes
+        )
+    assert kernel.shares is not None
+    toward_zero = sgd.weight_decay > 0 and sgd.decay_toward == "zero"
+    with measured() as forward, bar("outputs at the start", None):
+        start = grouped_prediction.linearised(
+            task, groups, kernel.shares, decayed=toward_zero
+        )
+    with measured() as solving, bar(f"dynamics ({solver})", None):
+        path = grouped_prediction.simulated(start, sgd, steps=steps, seed=seed, every=every)
+        curves = path.curves
+        if solver == "moments":
+            curves = grouped_prediction.expected(start, sgd, steps=steps, every=every)
+    with measured() as last, bar("linearisation gap", None):
+        verdict = grouped_prediction.judged(start, sgd, path, curves[0].loss, steps=steps)
+    return _Found(
+        curves=curves,
+        trust=verdict,
+        timings={
+            "forward_s": forward.run_s,
+            "kernel_s": kernel.run_s,
+            "solve_s": solving.run_s,
+            "trust_s": last.run_s,
+        },
+        compile_s=kernel.compile_s + forward.compile_s + solving.compile_s + last.compile_s,
+        flops=expected.flops
+        + expected.forward_flops_per_sample * (2 + 6 * groups.count) * task.n
+        + groups.count * _dynamics_flops(task, sgd, steps),
+    )
+
+
 def _kept(task: Task, places: Places, theta: np.ndarray, steps: np.ndarray) -> Kept:
     """Linearised models along the way. A JVP a sample."""
     q0 = outputs.jvp(task.apply_fn, task.params, task.x, task.params)
@@ -631,6 +706,7 @@ def cost_ahead(
     sparsity: Sparsity | None = None,
     correction: Correction | None = None,
     attack: Attack | None = None,
+    groups: Groups | None = None,
     seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> KernelCost:
@@ -647,7 +723,7 @@ def cost_ahead(
             f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}"
         )
     read_steps(steps, every)
-    sgd.learning_rates(steps)
+    sgd.grouped_rates(steps, None if groups is None else groups.count)
     sgd.batches(task.n, 1, 0)
     if attack is not None:
         raise InputError(
@@ -657,6 +733,7 @@ def cost_ahead(
     if sparsity is not None or correction is not None:
         masked_prediction.require_plain(
             {
+                "groups": groups is not None,
                 "optimizer": isinstance(sgd, Adam),
                 "solver": solver != "simulate",
                 "paths": paths != 0,
@@ -668,6 +745,20 @@ def cost_ahead(
             }
         )
         masked_prediction.require_usable(task, sgd, sparsity, correction, described, steps)
+    if groups is not None:
+        asked = {
+            "Adam": isinstance(sgd, Adam),
+            f"solver {solver!r}": solver not in ("simulate", "moments"),
+            "paths": paths != 0,
+            "noise": noise != "exact",
+            "calibrate_steps": calibrate_steps != 0,
+            "relinearize": relinearize is not None,
+            "kernel_samples": kernel_samples is not None,
+            "keep": len(keep) != 0,
+            "a kernel without shares": isinstance(kernel, Computed)
+            and (kernel.shares is None or len(kernel.shares) != groups.count),
+        }
+        grouped_prediction.require_groups([name for name, there in asked.items() if there])
     if isinstance(sgd, Adam):
         asked = {
             "solver": solver != "simulate",
@@ -757,7 +848,11 @@ def cost_ahead(
             f"{solver!r}; leave noise at 'exact'"
         )
     return described.cost(
-        task.apply_fn, task.params, joint.x, memory_budget_bytes=memory_budget_bytes
+        task.apply_fn,
+        task.params,
+        joint.x,
+        groups=groups,
+        memory_budget_bytes=memory_budget_bytes,
     )
 
 
@@ -765,28 +860,3 @@ def _described(kernel: KernelName | Kernel | Computed) -> Kernel:
     if isinstance(kernel, Computed):
         return kernel.described
     return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
-
-
-def step_seconds(task: Task, sgd: Optimizer, *, at_most: int) -> tuple[float, int]:
-    """Median seconds of one training step of this task, compilation apart; samples it took.
-
-    Of a real step it has everything but the schedule; its result is thrown away. A batch of
-    more than ``at_most`` samples is timed by so many of them and scaled.
-    """
-    asked = sgd.batch_size or task.n
-    size = min(asked, at_most)
-    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
-    rows = jnp.arange(size)
-    w = jax.tree.map(jnp.asarray, task.params)
-    v = calibration.at_rest(sgd, w)
-    eta = 1e-3
-    step = calibration.step_in_weights(task, sgd)
-    compiled = jax.jit(step).lower(w, v, eta, x, y, rows).compile()
-    took: list[float] = []
-    while len(took) < _TIMED_STEPS and (
-        len(took) < 2 or (len(took) * size < _TIMED_SAMPLES and sum(took) < _TIMED_SECONDS)
-    ):
-        start = time.perf_counter()
-        w, v = jax.block_until_ready(compiled(w, v, eta, x, y, rows))
-        took.append(time.perf_counter() - start)
-    return float(np.median(took)) * asked / size, len(took) * size

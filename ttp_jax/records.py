@@ -181,6 +181,8 @@ def _series(name: str, curve: Curve) -> dict[str, np.ndarray]:
         for kind in _BANDS
         for level, values in (getattr(curve, kind) or {}).items()
     }
+    if curve.operations is not None:
+        bands[f"{name}_operations"] = curve.operations
     return {f"{name}_{kind}": getattr(curve, kind) for kind in _SERIES} | bands
 
 
@@ -195,6 +197,7 @@ def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]
         trust=_trust(about.get("trust")),
         timings=about.get("timings", {}),
         flops=about.get("flops", 0.0),
+        operations=series.get(f"{name}_operations"),
         planned_steps=about.get("planned_steps"),
         held_out=_curve(series, held_out, {}) if there else None,
     )

@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from ttp_jax.types import InputError
 
 LearningRate = Any
-"""A number, an array ``[T]``, or a schedule ``step -> learning rate`` as optax has them."""
+"""A number, an array ``[T]``, or a schedule ``step -> learning rate`` as optax has them; or an
+array ``[T, G]``, one rate for each group of weights."""
 
 
-def as_array(learning_rate: LearningRate, steps: int) -> Float[np.ndarray, " T"]:
+def as_array(learning_rate: LearningRate, steps: int) -> Float[np.ndarray, "T *G"]:
     """Learning rate of each of ``steps`` steps, ``eta[k]`` for the update from k to k+1.
 
     Raises:
@@ -26,7 +27,7 @@ def as_array(learning_rate: LearningRate, steps: int) -> Float[np.ndarray, " T"]
             if not (np.isfinite(rates) and rates > 0):
                 raise InputError(f"learning rate must be positive, got {rates}")
             rates = np.full(steps, float(rates))
-    if rates.shape != (steps,):
+    if rates.shape[:1] != (steps,) or rates.ndim > 2:
         raise InputError(
             f"a learning-rate array must have one entry a step ({steps}), "
             f"got shape {rates.shape}"

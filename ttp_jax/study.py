@@ -29,6 +29,7 @@ from ttp_jax.config import Config
 from ttp_jax.early_curves.elasticity import ElasticityRule
 from ttp_jax.early_curves.prefix import prefix
 from ttp_jax.finetune import finetune
+from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.prediction import cost_ahead, predict
@@ -206,10 +207,16 @@ class Kernels:
         self._kept = kept
         self._by_key: dict[str, Computed] = {}
 
-    def of(self, built: Built, kernel: Kernel, samples: int | None = None) -> Computed:
+    def of(
+        self,
+        built: Built,
+        kernel: Kernel,
+        samples: int | None = None,
+        groups: Groups | None = None,
+    ) -> Computed:
         """The kernel of a task as it was computed before, or computed now."""
         made_of = [built.provenance[part] for part in ("weights", "data")]
-        key = repr((kernel, samples, made_of))
+        key = repr((kernel, samples, groups, made_of))
         found = self._by_key.pop(key, None)
         if found is None:
             # Room first: two at a time may be what fits.
@@ -218,7 +225,9 @@ class Kernels:
             task = built.task
             if samples is not None:
                 task = extrapolation.few(task, samples, kernel.seed)
-            found = kernel.of(task, memory_budget_bytes=built.memory_budget_bytes)
+            found = kernel.of(
+                task, groups=groups, memory_budget_bytes=built.memory_budget_bytes
+            )
         self._by_key[key] = found
         return found
 
@@ -261,10 +270,19 @@ def run(
     )
     records.require_writable(out)
     built = build(config)
-    runs = methods.runs(config, methods.Run(built.task, built.sgd, built.steps))
+    if methods.asked(config):
+        # One kernel for all runs.
+        kernels = kernels or Kernels(kept=1)
     run_id = identified(command, config, built)
     if not force and (finished := read_finished(out, run_id, say)):
         return finished
+
+    def kernel(groups: Groups | None) -> Computed:
+        assert kernels is not None
+        return kernels.of(built, kernel_of(config), config.kernel_samples, groups)
+
+    plain_run = methods.Run(built.task, built.sgd, built.steps, kernel=kernel)
+    runs = methods.runs(config, plain_run)
     asked: dict[str, Any] = {
         "steps": built.steps,
         "solver": config.solver,
@@ -283,9 +301,6 @@ def run(
         f"{built.task.c} classes{held_out}, {built.provenance['parameters_trained']:,} weights "
         f"trained, {built.steps} steps, curve read every {built.every}"
     ]
-    if len(runs) > 1:
-        # One kernel for all.
-        kernels = kernels or Kernels(kept=1)
     if command != "finetune":
         # Before anything is said: what it refuses is the only line then.
         first = runs[""]
@@ -304,7 +319,7 @@ def run(
         for name, run in runs.items():
             shared = {}
             if kernels is not None and alike and run.task is built.task:
-                shared["kernel"] = kernels.of(built, asked["kernel"], config.kernel_samples)
+                shared["kernel"] = kernel(runs[""].also.get("groups"))
             curves[f"{name}predicted"] = predict(
                 run.task,
                 run.sgd,

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ttp_jax import programs
+
 Params = Any
 ApplyFn = Callable[[Params, Any], Array]
 """``(params, x[n, ...]) -> f[n, c]``: all that kernel, dynamics and training know of a model.
@@ -22,6 +24,28 @@ ApplyFn = Callable[[Params, Any], Array]
 Sample ``i`` of the output must depend on sample ``i`` of the input alone (BatchNorm in
 inference mode), otherwise neither the kernel nor its blocks mean what they say.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """An :data:`ApplyFn` made of stages: each takes what the one before it leaves.
+
+    Args:
+        names: Of the stages, in the order they run; ``params[name]`` has a stage's weights.
+        run: ``(params, x, names) -> y``: the stages so named, one after the other.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[Params, Any, tuple[str, ...]], Any]
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        """All of them."""
+        return self.run(params, x, self.names)
+
+    def of(self, names: tuple[str, ...]) -> "Chain":
+        """Some of them; the same object every time, as programs are kept by it."""
+        return programs.kept(self, ("stages", names), lambda: replace(self, names=names))
+
 
 LossName = Literal["cross_entropy", "mse"]
 ThresholdRule = Literal["loss", "fraction_of_initial", "within_of_final"]
@@ -216,6 +240,8 @@ class Curve:
     """Seconds by part, compilation apart; what a record keeps."""
     flops: float = 0.0
     """Floating-point operations it took, counted and not measured."""
+    operations: Float[np.ndarray, " t"] | None = None
+    """Those of the training steps up to each reading, of a prediction as of a real run."""
     held_out: "Curve | None" = None
     """The same run read at the same steps on the samples held out, where there are any."""
     planned_steps: int | None = None

@@ -48,6 +48,7 @@ def step(
     loss: LossName,
     nesterov: bool,
     along_q0: bool,
+    at: Array | None = None,
 ) -> State:
     """The image under ``J`` of the step that :class:`ttp_jax.SGD` describes.
 
@@ -63,11 +64,14 @@ def step(
         loss: ``"mse"`` or ``"cross_entropy"``.
         nesterov: Nesterov's form of the momentum step.
         along_q0: Whether decay pulls along ``q_0``.
+        at: Outputs at which the loss is differentiated, where these are not ``state.f`` alone
+            (that of one group of weights, :mod:`ttp_jax.dynamics.grouped`).
     """
+    at = state.f if at is None else at
     if batch is None:
-        values = losses.gradient(loss, state.f[: len(targets)], targets)
+        values = losses.gradient(loss, at[: len(targets)], targets)
     else:
-        values = losses.gradient(loss, state.f[batch], targets[batch])
+        values = losses.gradient(loss, at[batch], targets[batch])
     image, coefficients = gradient(values, theta, batch)
     return moved(
         state,

@@ -53,7 +53,8 @@ def select(curve: Curve, rows: Int[np.ndarray, " k"]) -> Curve:
     }
     series = {
         name: np.asarray(getattr(curve, name))[rows]
-        for name in ("steps", "loss", "accuracy", "seconds")
+        for name in ("steps", "loss", "accuracy", "seconds", "operations")
+        if getattr(curve, name) is not None
     }
     held_out = None if curve.held_out is None else select(curve.held_out, rows)
     taken = None if curve.batch_loss is None else curve.batch_loss[: series["steps"][-1]]

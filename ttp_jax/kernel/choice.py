@@ -8,8 +8,15 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from ttp_jax.groups import Groups
 from ttp_jax.kernel import classes, fitting, memory, sketch
-from ttp_jax.kernel.empirical import Implementation, KernelCost, empirical_ntk, estimate
+from ttp_jax.kernel.empirical import (
+    Implementation,
+    KernelCost,
+    empirical_ntk,
+    estimate,
+    grouped_ntk,
+)
 from ttp_jax.kernel.sketch import Projection, Sketch
 from ttp_jax.timing import measured
 from ttp_jax.types import ApplyFn, InputError, Params, Task
@@ -111,13 +118,16 @@ class Kernel:
         params: Params,
         x: Any,
         *,
+        groups: Groups | None = None,
         memory_budget_bytes: int | None = None,
     ) -> KernelCost:
         """What it will take, without computing it.
 
         Raises:
-            InputError: What :meth:`compute` would refuse.
+            InputError: What :meth:`compute` and :meth:`shares` would refuse.
         """
+        if groups is not None:
+            return self._cost_of_shares(apply_fn, params, x, groups, memory_budget_bytes)
         covered = self._covered(apply_fn, params, x)
         n, c = len(x), jax.eval_shape(apply_fn, params, x[:1]).shape[1]
         size, budget = 8 * (n * c) ** 2, memory.resolve_budget(memory_budget_bytes)
@@ -149,17 +159,54 @@ class Kernel:
             jacobian_passes=1,
         )
 
-    def of(self, task: Task, *, memory_budget_bytes: int | None = None) -> "Computed":
+    def _cost_of_shares(
+        self, apply_fn: ApplyFn, params: Params, x: Any, groups: Groups, budget: int | None
+    ) -> KernelCost:
+        self._require_shares()
+        size = 8 * (len(x) * jax.eval_shape(apply_fn, params, x[:1]).shape[1]) ** 2
+        others = (groups.count - 1) * size
+        resolved = memory.resolve_budget(budget)
+        if size + others > resolved:
+            raise fitting.too_small(size + others - resolved)
+        found = self.cost(apply_fn, params, x, memory_budget_bytes=resolved - others)
+        return dataclasses.replace(
+            found,
+            memory_bytes=found.memory_bytes + others,
+            gram_bytes=size + others,
+            budget_bytes=resolved,
+        )
+
+    def _require_shares(self) -> None:
+        if (self.name, self.outputs) != ("exact", "full"):
+            raise InputError(
+                f"groups of weights need kernel 'exact' of 'full' outputs, got {self.name!r} "
+                f"of {self.outputs!r}; leave these out"
+            )
+
+    def of(
+        self,
+        task: Task,
+        *,
+        groups: Groups | None = None,
+        memory_budget_bytes: int | None = None,
+    ) -> "Computed":
         """The kernel of a task at its weights, for any number of predictions.
 
-        Of the samples that are trained on and, after them, those held out.
+        Of the samples that are trained on and, after them, those held out; with ``groups`` as
+        the shares that these have in it, too.
         """
-        x = task.joint.x
+        asked = task.apply_fn, task.params, task.joint.x
+        shares = None
         with measured() as part:
-            theta = self.compute(
-                task.apply_fn, task.params, x, memory_budget_bytes=memory_budget_bytes
-            )
-        return Computed(self, theta, part.run_s, part.compile_s)
+            if groups is None:
+                theta = self.compute(*asked, memory_budget_bytes=memory_budget_bytes)
+            else:
+                self._require_shares()
+                shares = grouped_ntk(
+                    *asked, groups, memory_budget_bytes=memory_budget_bytes
+                )
+                theta = shares.sum(0)
+        return Computed(self, theta, part.run_s, part.compile_s, shares)
 
 
 @dataclass(frozen=True)
@@ -171,9 +218,11 @@ class Computed:
         theta: The kernel.
         run_s: What it took, which every prediction by it counts as its own.
         compile_s: And the compilation.
+        shares: Of groups of weights, which sum to ``theta``, where they were asked for.
     """
 
     described: Kernel
     theta: Float[np.ndarray, "nc nc"]
     run_s: float
     compile_s: float
+    shares: Float[np.ndarray, "G nc nc"] | None = None

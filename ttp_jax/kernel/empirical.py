@@ -1,7 +1,7 @@
 """The exact empirical neural tangent kernel of any model."""
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import chunks, outputs, programs, progress
+from ttp_jax.groups import Groups, names_of
 from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, taps
 from ttp_jax.types import ApplyFn, InputError, Params
 
@@ -134,20 +135,47 @@ def layerwise_ntk(
 
     Cost: that of the kernel, and ``8 (n c)^2`` bytes for each share.
     """
+    names = names_of(params)
+    if by == "layer":
+        names = [name.rpartition("/")[0] or "all" for name in names]
+    shares = _shares(apply_fn, params, x, names, memory_budget_bytes)
+    return {name: shares[name] for name in dict.fromkeys(names) if name in shares}
+
+
+def grouped_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    groups: Groups,
+    *,
+    memory_budget_bytes: int | None = None,
+) -> Float[np.ndarray, "G nc nc"]:
+    """The share of every group of weights in the kernel, ``Theta = sum_g J_g J_g^T``.
+
+    Arguments, errors and cost are those of :func:`layerwise_ntk`, for ``G`` shares; one of a
+    group that the outputs do not depend on is zero.
+    """
+    found = _shares(apply_fn, params, x, groups.of_leaf, memory_budget_bytes)
+    size = len(next(iter(found.values())))
+    return np.stack([found.get(g, np.zeros((size, size))) for g in range(groups.count)])
+
+
+def _shares(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    of_leaf: Sequence[Hashable],
+    memory_budget_bytes: int | None,
+) -> dict[Hashable, np.ndarray]:
+    """The kernel in shares, by what each leaf of the parameters belongs to."""
     n, c = _check(apply_fn, params, x, "ttp")
     budget = memory.resolve_budget(memory_budget_bytes)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names = [
-        "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path) or "all"
-        for path in (path if by == "tensor" else path[:-1] for path in paths)
-    ]
     # One kernel is in the plan already.
-    rest = budget - 8 * (n * c) ** 2 * (len(set(names)) - 1)
+    rest = budget - 8 * (n * c) ** 2 * (len(set(of_leaf)) - 1)
     if 8 * (n * c) ** 2 > rest:
         raise fitting.too_small(8 * (n * c) ** 2 - rest)
     with jax.default_matmul_precision("highest"):
-        shares = _own(apply_fn, params, x, n, c, rest, lambda leaf: names[leaf])
-    return {name: shares[name] for name in dict.fromkeys(names) if name in shares}
+        return _own(apply_fn, params, x, n, c, rest, lambda leaf: of_leaf[leaf])
 
 
 def weighted_ntk(

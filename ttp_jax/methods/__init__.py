@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from ttp_jax.config import Config
-from ttp_jax.methods import agent, snapshot
+from ttp_jax.methods import agent, freezeout, snapshot
 from ttp_jax.methods.method import PLAIN, SIDES, Curves, Found, Method, Run, Runs
 from ttp_jax.types import InputError
 
-METHODS: tuple[Method, ...] = (snapshot.METHOD, agent.METHOD)
+METHODS: tuple[Method, ...] = (freezeout.METHOD, snapshot.METHOD, agent.METHOD)
 """In the order in which they change a run."""
 OPTIONS = ("method", *(name for method in METHODS for name in method.options))
 """Options of :class:`ttp_jax.config.Config` that runs without a method have no use for."""
@@ -38,12 +38,13 @@ def asked(config: Config) -> Sequence[Method]:
             f"method must be plain or one or more of {', '.join(known)} joined by +, got "
             f"{config.method!r}"
         )
+    default = Config()
     own = {name for method in names for name in known[method].options}
     unused = sorted(
         name
         for method in METHODS
         for name in method.options
-        if name not in own and getattr(config, name) is not None
+        if name not in own and getattr(config, name) != getattr(default, name)
     )
     if unused:
         raise InputError(

@@ -1,12 +1,15 @@
 """What a training method is to a study: a change of the run, and what is told of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ttp_jax.config import Config
+from ttp_jax.groups import Groups
+from ttp_jax.kernel.choice import Computed
 from ttp_jax.optimizers import Optimizer
 from ttp_jax.reading import Keep
 from ttp_jax.thresholds import time_to_threshold
@@ -27,6 +30,9 @@ class Run:
     keep: Keep = ()
     also: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that :func:`ttp_jax.predict` and :func:`ttp_jax.finetune` share."""
+    kernel: Callable[[Groups | None], Computed] | None = None
+    """The kernel of the task, in shares of groups of weights: computed once for a study, for
+    what a method has to know ahead or tells afterwards."""
 
 
 Runs = Mapping[str, Run]
@@ -66,6 +72,9 @@ def sides_of(curves: Curves) -> list[str]:
     return [side for side in SIDES if side in curves]
 
 
+Cost = Literal["steps", "operations", "seconds"]
+
+
 def times_faster(
     curves: Curves,
     side: str,
@@ -74,34 +83,58 @@ def times_faster(
     *,
     smoothing: int,
     beside: str = PLAIN,
+    of: Cost = "steps",
 ) -> float | None:
-    """Steps of the run beside over those of the method's; ``None`` where one never arrives."""
+    """What the run beside costs over what the method's does, to a threshold.
+
+    ``None`` where one of them never arrives, or arrives at once.
+    """
     plain, own = (
-        time_to_threshold(curves[name], epsilon, rule, smoothing=smoothing).steps
+        _cost_to(curves[name], epsilon, rule, smoothing=smoothing, of=of)
         for name in (beside + side, side)
     )
     return plain / own if plain and own else None
 
 
+def _cost_to(
+    curve: Curve, epsilon: float, rule: ThresholdRule, *, smoothing: int, of: Cost
+) -> float | None:
+    steps = time_to_threshold(curve, epsilon, rule, smoothing=smoothing).steps
+    if steps is None or of == "steps":
+        return None if steps is None else float(steps)
+    values = getattr(curve, of)
+    return None if values is None else float(values[np.searchsorted(curve.steps, steps)])
+
+
 def speed_up(
-    config: Config, curves: Curves, *, beside: str = PLAIN
+    config: Config, curves: Curves, *, beside: str = PLAIN, costs: Sequence[Cost] = ()
 ) -> list[dict[str, Any]]:
     """:func:`times_faster` at every threshold that compares two runs.
 
     ``within_of_final`` depends on where a run ends and compares no two.
+
+    Args:
+        config: With its rules and thresholds.
+        curves: Of all runs.
+        beside: What stands before the name of a side of the other run.
+        costs: Besides that in steps, under the side's name, that in each of these under
+            ``side_cost``.
     """
-    return [
-        {
-            "rule": rule,
-            "epsilon": epsilon,
-            **{
-                side: times_faster(
-                    curves, side, epsilon, rule, smoothing=config.smoothing, beside=beside
+    entries = []
+    for rule in config.rules:
+        for epsilon in config.epsilon if rule != "within_of_final" else ():
+            entry: dict[str, Any] = {"rule": rule, "epsilon": epsilon}
+            for side in sides_of(curves):
+                asked = partial(
+                    times_faster,
+                    curves,
+                    side,
+                    epsilon,
+                    rule,
+                    smoothing=config.smoothing,
+                    beside=beside,
                 )
-                for side in sides_of(curves)
-            },
-        }
-        for rule in config.rules
-        if rule != "within_of_final"
-        for epsilon in config.epsilon
-    ]
+                entry[side] = asked()
+                entry |= {f"{side}_{cost}": asked(of=cost) for cost in costs}
+            entries.append(entry)
+    return entries

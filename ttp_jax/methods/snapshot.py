@@ -21,7 +21,7 @@ from ttp_jax.methods.method import (
     speed_up,
 )
 from ttp_jax.optimizers import SGD
-from ttp_jax.types import Curve, Kept, Task
+from ttp_jax.types import Curve, InputError, Kept, Task
 
 CYCLES = 4
 """By default."""
@@ -42,6 +42,11 @@ def planned(config: Config, steps: int) -> tuple[Plan, int]:
 def _changed(config: Config, runs: Runs) -> Runs:
     run, plain = runs[""], runs[PLAIN]
     assert isinstance(run.sgd, SGD)
+    if "groups" in run.also:
+        raise InputError(
+            "method 'snapshot' and a method with rates by group both set the learning rates, "
+            f"got {config.method!r}; take one of them"
+        )
     plan, _ = planned(config, run.steps)
     return {
         **runs,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ttp_jax.models.staged import Staged
-from ttp_jax.types import ApplyFn, InputError, Params
+from ttp_jax.types import Chain, InputError, Params
 
 HeadInit = Literal["lecun_normal", "zeros"]
 FrozenFn = Callable[[Any], Any]
@@ -68,7 +68,7 @@ class Preprocessing:
 class Split(NamedTuple):
     """A network cut in two: ``apply_fn(params, frozen(x))`` is the whole of it."""
 
-    apply_fn: ApplyFn
+    apply_fn: Chain
     params: Params
     """``{stage: ...}``: exactly the weights that are trained."""
     frozen: FrozenFn | None
@@ -175,10 +175,12 @@ class Network:
         stats = {name: self.variables["batch_stats"][name] for name in after}
         params = {name: self.variables["params"][name] for name in after}
 
-        def apply_fn(params: Params, x: Any) -> Any:
+        def run(params: Params, x: Any, names: tuple[str, ...]) -> Any:
             return self.model.apply(
-                {"params": params, "batch_stats": stats}, x, names=after
+                {"params": params, "batch_stats": stats}, x, names=names
             )
+
+        apply_fn = Chain(after, run)
 
         if not before:
             return Split(apply_fn, params, None)
@@ -188,8 +190,8 @@ class Network:
         }
         # The weights are an argument of the compiled function: as constants they would
         # be copied into the program and folded.
-        run = jax.jit(lambda fixed, x: self.model.apply(fixed, x, names=before))
-        return Split(apply_fn, params, lambda x: run(fixed, x))
+        first = jax.jit(lambda fixed, x: self.model.apply(fixed, x, names=before))
+        return Split(apply_fn, params, lambda x: first(fixed, x))
 
     def _cut(self, freeze_until: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if freeze_until is None:

@@ -7,7 +7,11 @@ import numpy as np
 from ttp_jax.records import Record
 from ttp_jax.types import Curve
 
-METHODS = {"snapshot": "snapshots", "agent": "masks or corrected gradients"}
+METHODS = {
+    "freezeout": "FreezeOut",
+    "snapshot": "snapshots",
+    "agent": "masks or corrected gradients",
+}
 """Methods by their name in a result, and what the title calls them. The ``steps`` that one
 tells of are marked."""
 _STYLE = {

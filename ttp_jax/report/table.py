@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttp_jax.records import Record
-from ttp_jax.report import agent, snapshots
+from ttp_jax.report import agent, freezing, snapshots
 
 _RULES = {
     "loss": "loss <= {:g}",
@@ -24,7 +24,11 @@ _ASKED = {
     "trusted": "trusted",
 }
 """Settings of a sweep's result, and what they are called."""
-_METHODS = {"snapshot": snapshots.tables, "agent": agent.tables}
+_METHODS = {
+    "freezeout": freezing.tables,
+    "snapshot": snapshots.tables,
+    "agent": agent.tables,
+}
 """Tables of each method, from what it has left in the result."""
 
 

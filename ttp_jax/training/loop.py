@@ -115,6 +115,7 @@ def run(
             "compile_s": compiling.run_s + compiling.compile_s,
         },
         flops=taking.flops(last),
+        operations=np.array([taking.flops(int(k)) for k in read[:kept]]),
         planned_steps=steps if kept < len(read) else None,
         kept=_kept(task, weights) if weights else None,
     )

@@ -15,14 +15,8 @@ def optax_of(sgd: Optimizer, steps: int, params: Params) -> optax.GradientTransf
 
     ``params`` are the initial weights, toward which the decay may go.
     """
-    rates = jnp.asarray(sgd.learning_rates(steps))
-    decay = optax.add_decayed_weights(sgd.weight_decay)
-    if sgd.decay_toward == "initial":
-        decay = optax.stateless(
-            lambda gradient, w: jax.tree.map(
-                lambda g, a, b: g + sgd.weight_decay * (a - b), gradient, w, params
-            )
-        )
+    rates = jnp.asarray(sgd.grouped_rates(steps, None))
+    decay = decay_of(sgd, params)
     if isinstance(sgd, Adam):
         # What optax.adamw is made of, but for weights other than zero to decay toward.
         return optax.chain(
@@ -34,6 +28,17 @@ def optax_of(sgd: Optimizer, steps: int, params: Params) -> optax.GradientTransf
     return optax.chain(
         decay,
         optax.sgd(lambda k: rates[k], momentum=momentum, nesterov=sgd.nesterov),
+    )
+
+
+def decay_of(sgd: Optimizer, params: Params) -> optax.GradientTransformation:
+    """The pull toward zero, or toward the initial weights ``params``."""
+    if sgd.decay_toward == "zero":
+        return optax.add_decayed_weights(sgd.weight_decay)
+    return optax.stateless(
+        lambda gradient, w: jax.tree.map(
+            lambda g, a, b: g + sgd.weight_decay * (a - b), gradient, w, params
+        )
     )
 
 
@@ -72,6 +77,8 @@ def plain_steps(task: Task, sgd: Optimizer, *, steps: int, seed: int) -> Steps:
         state = optimizer.init(params)
         first = None if stream is None else stream[0]
         compiled = jax.jit(update).lower(params, state, x, y, first).compile()
+        # What a program does the first time only, it does before the clock runs.
+        jax.block_until_ready(compiled(params, state, x, y, first))
         return params, state
 
     def step(state, k):
