@@ -35,6 +35,7 @@ READ: dict[str, tuple[ThresholdRule, float]] = {
     "to 0.1": ("fraction_of_initial", 0.1),
 }
 BASE = study.Config(
+    mend=0,
     optimizer="adam",
     epsilon=(0.5, 0.2, 0.1),
     rules=("within_of_final", "fraction_of_initial"),

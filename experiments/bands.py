@@ -87,17 +87,18 @@ def make(config: Config) -> harness.Made:
     )
     task, sgd = built.task, built.sgd
     common: dict[str, Any] = {"steps": built.steps, "every": 4}
+    once = {**common, "mend": 0}
     heads = config.over == "heads"
     with_head = built.with_head if heads else lambda seed: task
     if heads:
-        curve = predict(task, sgd, seed=0, **common)
+        curve = predict(task, sgd, seed=0, **once)
         others = [
-            predict(with_head(seed), sgd, seed=seed, **common)
+            predict(with_head(seed), sgd, seed=seed, **once)
             for seed in range(1000, 1000 + config.predictions)
         ]
         curve = bands.from_curves(curve, others)
     else:
-        curve = predict(task, sgd, seed=0, paths=10 * config.predictions, **common)
+        curve = predict(task, sgd, seed=0, paths=10 * config.predictions, **once)
     runs = [
         finetune(with_head(seed), sgd, seed=seed, **common)
         for seed in range(1, 1 + config.runs)

@@ -26,7 +26,7 @@ from ttp_jax.records import Record
 
 STEPS = (0, 5, 10, 20, 50)
 EPSILONS = (0.4, 0.2, 0.1)
-BASE = study.Config(rules=("within_of_final",), epsilon=EPSILONS, every=2)
+BASE = study.Config(mend=0, rules=("within_of_final",), epsilon=EPSILONS, every=2)
 
 
 def smoke(data: Path) -> list[study.Config]:

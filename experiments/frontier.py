@@ -49,6 +49,8 @@ SKETCHED = {"kernel": "tensor_sketch", "sketch_dimension": 1024}
 PREDICTED: dict[str, dict[str, object]] = {
     ONCE: {},
     "sketched": SKETCHED,
+    "mended, 2": {"mend": 2},
+    "mended, 4": {"mend": 4},
     "re-linearised, 2": {"relinearize": 2.0},
     "re-linearised, 1": {"relinearize": 1.0},
     "re-linearised, 0.5": {"relinearize": 0.5},
@@ -224,6 +226,7 @@ def families() -> dict[str, tuple[str, list[str]]]:
     trained = [_trained(share) for share in sorted(SHARES)]
     return {
         "one linearisation": ("o", [HALF, "sketched", ONCE]),
+        "mended": ("P", ["mended, 2", "mended, 4"]),
         "re-linearised": ("s", relinearized),
         f"{REAL_STEPS} real steps first": ("D", after),
         "trained on a part": ("^", trained),

@@ -140,8 +140,8 @@ def main(experiment: Experiment, description: str | None) -> None:
 
 
 def config_of(record: Record) -> dict[str, Any]:
-    """Configuration of a study; an option newer than the record has its default."""
-    return {**dataclasses.asdict(study.Config()), **record.config}
+    """Configuration of a study; an option newer than the record as it was before."""
+    return {**study.before(study.Config()), **record.config}
 
 
 def by_task(
@@ -230,4 +230,13 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **share
     return figure, axes
 
 
-COLOURS = ("#1d3557", "#d1495b", "#2a9d8f", "#e09f3e", "#7b2cbf", "#8d99ae", "#b08968")
+COLOURS = (
+    "#1d3557",
+    "#d1495b",
+    "#2a9d8f",
+    "#e09f3e",
+    "#7b2cbf",
+    "#8d99ae",
+    "#b08968",
+    "#3a86ff",
+)

@@ -40,7 +40,9 @@ SKIPPED = 2
 """Readings at the start, where all curves of a head are nearly one."""
 SHOWN = 0
 """Seed of the curves in the figure."""
-BASE = study.Config(per_class=20, held_out=30, epochs=100, batch_size=25, every=4, heads=10)
+BASE = study.Config(
+    mend=0, per_class=20, held_out=30, epochs=100, batch_size=25, every=4, heads=10
+)
 
 
 def smoke(data: Path) -> list[study.Config]:

@@ -53,6 +53,7 @@ from ttp_jax.types import InputError
 SETS = ("signdigits10_100", "flowers5_128", "clothing10_128", "cifar10_jpeg32")
 SEEDS = range(3)
 COMMON = study.Config(
+    mend=0,
     per_class=20,
     held_out=30,
     batch_size=20,

@@ -26,6 +26,7 @@ from ttp_jax.records import Record
 from ttp_jax.report import table
 
 COMMON = study.Config(
+    mend=0,
     per_class=40,
     batch_size=25,
     momentum=0.9,

@@ -27,7 +27,7 @@ from ttp_jax import study
 from ttp_jax.records import Record
 
 EPSILON = 0.1
-BASE = study.Config(rules=("within_of_final",), epsilon=(EPSILON,), every=1)
+BASE = study.Config(mend=0, rules=("within_of_final",), epsilon=(EPSILON,), every=1)
 SOLVERS: dict[str, dict] = {
     "simulate": {},
     "sde": {"solver": "sde", "paths": 32},

@@ -44,7 +44,7 @@ SHARES = (0.4, 0.2, 0.12)
 SKETCH: dict[str, Any] = {"kernel": "tensor_sketch", "sketch_dimension": 2048}
 """Chosen on tasks of other seeds, by how near its times come to those of the exact kernel."""
 SKETCHED_SHARES = SHARES[:2]
-COMMON = study.Config(epsilon=EPSILONS, rules=("within_of_final",))
+COMMON = study.Config(mend=0, epsilon=EPSILONS, rules=("within_of_final",))
 
 
 OPTIMISERS: list[dict[str, Any]] = [

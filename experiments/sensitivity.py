@@ -32,7 +32,7 @@ from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve
 
 EPSILON = 0.1
-BASE = study.Config(rules=("within_of_final",), epsilon=(EPSILON,), every=2)
+BASE = study.Config(mend=0, rules=("within_of_final",), epsilon=(EPSILON,), every=2)
 PREDICTED: dict[str, dict[str, Any]] = {
     "solver: ODE": {"solver": "ode"},
     "solver: SDE, 1 path": {"solver": "sde", "paths": 1},

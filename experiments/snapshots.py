@@ -67,12 +67,13 @@ class Config:
     """Cycles whose members are compared pair by pair, and restarted with other heads."""
 
 
-BASE = study.Config(held_out=40, epochs=60, batch_size=25, every=6, momentum=0.9)
+BASE = study.Config(mend=0, held_out=40, epochs=60, batch_size=25, every=6, momentum=0.9)
 
 
 def smoke(data: Path) -> list[Config]:
     """One small network on few pictures."""
     task = study.Config(
+    mend=0,
         model="mlp", weights="random", image_size=8, per_class=6, held_out=8,
         batch_size=6, epochs=20, lr=1e-4, every=5,
     )  # fmt: skip
@@ -196,6 +197,7 @@ def _made(config: Config) -> harness.Made:
         on.task,
         dataclasses.replace(on.sgd, learning_rate=plain),
         steps=total,
+        mend=0,
         kernel=on.kernel,
         seed=config.task.seed,
         every=on.built.every,

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 
 from experiments import frontier, harness
-from ttp_jax import records, second_look, study
+from ttp_jax import chances, records, study
 from ttp_jax.kernel.choice import Kernel
 from ttp_jax.prediction import predict
 from ttp_jax.records import Record
-from ttp_jax.thresholds import TimeToThreshold, time_to_threshold
+from ttp_jax.thresholds import time_to_threshold
 
 SOURCES = ("calibration", "frontier", "held_out", "real_networks", "regimes", "sensitivity")
 LARGEST = 300
@@ -90,6 +90,7 @@ def _once_linearised(config: study.Config) -> bool:
         "effective_rate": False,
         "calibrate_steps": 0,
         "relinearize": None,
+        "mend": 0,
         "kernel": "exact",
         "kernel_outputs": "full",
         "kernel_samples": None,
@@ -118,17 +119,18 @@ def _made(again: Again) -> harness.Made:
         every=built.every,
         kernel=_KERNELS.of(built, Kernel(seed=config.seed)),
         seed=config.seed,
+        mend=0,
     )
     trust = predicted.trust
     assert trust is not None
     assert trust.looks is not None
     rows = []
-    for rule, epsilon in second_look.STANDARD:
+    for rule, epsilon in chances.STANDARD:
         said, asked = (time_to_threshold(c, epsilon, rule) for c in (predicted, real))
-        error = _error(said, asked)
+        error = error_of(said.steps, asked.steps, said.budget_steps)
         if error is None:
             continue
-        found = second_look.features(
+        found = chances.seen_once(
             trust.looks,
             stability=trust.stability,
             reached=said.steps,
@@ -141,7 +143,7 @@ def _made(again: Again) -> harness.Made:
                 "epsilon": epsilon,
                 "said": said.steps,
                 "asked": asked.steps,
-                "wrong": bool(error > second_look.ERROR),
+                "wrong": bool(error > chances.ERROR),
                 "clear": not CLEAR[0] < error < CLEAR[1],
                 "features": found,
             }
@@ -161,17 +163,19 @@ def _made(again: Again) -> harness.Made:
     return harness.Made(result, built.provenance)
 
 
-def _error(said: TimeToThreshold, asked: TimeToThreshold) -> float | None:
-    """Relative; infinite where one side never gets there, ``None`` where nobody can tell."""
-    steps = said.budget_steps
-    if asked.steps is None:
-        late = said.steps is not None and SLACK * said.steps <= steps
-        return np.inf if late else None
-    if asked.steps == 0:
+def error_of(said: int | None, asked: int | None, budget: int) -> float | None:
+    """Relative error of a time; infinite where one side never gets there.
+
+    ``None`` where nobody can tell: neither side gets there in the ``budget``, or one alone and
+    so late that the other had no time for an error worth the name.
+    """
+    if asked is None:
+        return np.inf if said is not None and SLACK * said <= budget else None
+    if asked == 0:
         return None
-    if said.steps is None:
-        return np.inf if SLACK * asked.steps <= steps else None
-    return abs(said.steps - asked.steps) / asked.steps
+    if said is None:
+        return np.inf if SLACK * asked <= budget else None
+    return abs(said - asked) / asked
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class Table:
     """All thresholds: a row each."""
 
     x: np.ndarray
-    """Features, in the order of :data:`second_look.WEIGHTS`."""
+    """Features, in the order of :data:`chances.ONCE.weights`."""
     wrong: np.ndarray
     clear: np.ndarray
     network: np.ndarray
@@ -198,7 +202,7 @@ def tabulated(found: Sequence[Record]) -> Table:
             np.inf if g is None else g for g in (result["gap"], result["early_gap"])
         )
         for row in (row for row in result["thresholds"] if row["said"] is not None):
-            columns["x"].append([row["features"][name] for name in second_look.WEIGHTS])
+            columns["x"].append([row["features"][name] for name in chances.ONCE.weights])
             columns["gaps"].append(min(max(gap / 2, early, result["stability"] / 4), 1e3))
             for name in ("wrong", "clear"):
                 columns[name].append(row[name])
@@ -220,14 +224,14 @@ def fitted(x: np.ndarray, wrong: np.ndarray) -> tuple[float, np.ndarray]:
 
 def left_out(table: Table, groups: np.ndarray) -> np.ndarray:
     """Chance of an error by a law that has not seen the group; NaN where there is none."""
-    chances = np.full(len(groups), np.nan)
+    found = np.full(len(groups), np.nan)
     for group in np.unique(groups):
         other = groups != group
         if len(np.unique(table.wrong[other])) < 2:
             continue
         intercept, weights = fitted(table.x[other], table.wrong[other])
-        chances[~other] = 1 / (1 + np.exp(-(intercept + table.x[~other] @ weights)))
-    return chances
+        found[~other] = 1 / (1 + np.exp(-(intercept + table.x[~other] @ weights)))
+    return found
 
 
 def area(wrong: np.ndarray, score: np.ndarray) -> float:
@@ -243,11 +247,11 @@ def area(wrong: np.ndarray, score: np.ndarray) -> float:
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """ROC curves and calibration; areas, and the weights fitted to all, as tables."""
     table = tabulated(found)
-    chances = {
+    by_law = {
         "data sets left out": left_out(table, table.pictures),
         "networks left out": left_out(table, table.network),
     }
-    ways = {**chances, "gaps and stability alone": table.gaps}
+    ways = {**by_law, "gaps and stability alone": table.gaps}
     figure, axes = harness.canvas(9, 4.2, 1, 2)
     rows = []
     for colour, (name, score) in zip(harness.COLOURS, ways.items(), strict=False):
@@ -260,8 +264,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             value = area(table.wrong[of], score[of])
             cells.append("-" if np.isnan(value) else f"{value:.2f}")
         rows.append(cells)
-        _roc(axes[0, 0], table.wrong, score, colour, name)
-    for colour, (name, chance) in zip(harness.COLOURS, chances.items(), strict=False):
+        roc(axes[0, 0], table.wrong, score, colour, name)
+    for colour, (name, chance) in zip(harness.COLOURS, by_law.items(), strict=False):
         _reliability(axes[0, 1], table.wrong, chance, colour, name)
     axes[0, 0].plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
     axes[0, 0].set(xlabel="right times that are doubted", ylabel="wrong times that are")
@@ -281,7 +285,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         intercept, weights = fitted(table.x, table.wrong)
         named = {
             "intercept": intercept,
-            **dict(zip(second_look.WEIGHTS, weights, strict=True)),
+            **dict(zip(chances.ONCE.weights, weights, strict=True)),
         }
         numbers = {name: round(float(value), 3) for name, value in named.items()}
         text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
@@ -298,7 +302,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     return text, {"trust": figure}
 
 
-def _roc(axis, wrong: np.ndarray, score: np.ndarray, colour: str, name: str) -> None:
+def roc(axis, wrong: np.ndarray, score: np.ndarray, colour: str, name: str) -> None:
+    """A curve of how many wrong times a score finds, over how many right ones it doubts."""
     from sklearn.metrics import roc_curve
 
     there = np.isfinite(score)

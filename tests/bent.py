@@ -7,10 +7,14 @@ import numpy as np
 import ttp_jax as ttp
 
 
-def bent(loss="cross_entropy", seed=0):
-    """A task of a small network of two layers."""
+def bent(loss="cross_entropy", seed=0, hidden=12):
+    """A task of a small network of two layers; its kernel is as large for any width."""
     rng = np.random.default_rng(seed)
-    params = {"a": rng.normal(size=(5, 12)) / 2, "b": rng.normal(size=(12, 3)) / 2}
+    size = np.sqrt(12 / hidden) / 2
+    params = {
+        "a": rng.normal(size=(5, hidden)) / 2,
+        "b": rng.normal(size=(hidden, 3)) * size,
+    }
     return ttp.Task(
         apply_fn=lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"],
         params=jax.tree.map(jnp.asarray, params),

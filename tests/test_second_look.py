@@ -13,7 +13,7 @@ from experiments import trust
 from tests import linear
 from tests.bent import bent
 from tests.conftest import ROOT
-from ttp_jax import calibration, losses, outputs, records, second_look
+from ttp_jax import calibration, chances, losses, outputs, records, second_look
 from ttp_jax.types import Look, Trust
 
 
@@ -102,15 +102,15 @@ def test_features_are_of_the_looks_before_the_threshold():
     slower = np.exp(-0.025 * np.arange(101.0))
     looks = [look(14, slower, 2.0, 0.5), look(60, slower, 9.0, 3.0)]
     ask = {"epsilon": 0.2, "rule": "fraction_of_initial"}
-    found = second_look.features(looks, stability=0.1, reached=33, **ask)
+    found = chances.seen_once(looks, stability=0.1, reached=33, **ask)
     assert found["shift"] == pytest.approx(np.log(np.log(65 / 33)))
     assert found["speed"] == pytest.approx(np.log(2))
     assert found["stability"] == pytest.approx(np.log(0.1))
-    later = second_look.features(looks, stability=0.1, reached=None, **ask)
+    later = chances.seen_once(looks, stability=0.1, reached=None, **ask)
     assert later["speed"] == pytest.approx(np.log(3))
-    none = second_look.features([], stability=0.1, reached=None, **ask)
+    none = chances.seen_once([], stability=0.1, reached=None, **ask)
     assert none["speed"] == 0
-    overflown = second_look.features(
+    overflown = chances.seen_once(
         [look(14, None, np.inf, np.inf)], stability=0.1, reached=33, **ask
     )
     assert overflown["shift"] == pytest.approx(np.log(2))
@@ -120,22 +120,22 @@ def test_features_are_of_the_looks_before_the_threshold():
 def test_what_departs_further_is_trusted_less():
     ask = {"stability": 0.1, "reached": 33, "epsilon": 0.2, "rule": "fraction_of_initial"}
     same, slower = (np.exp(-rate * np.arange(101.0)) for rate in (0.05, 0.025))
-    chances = [
-        second_look.chance(second_look.features([found], **ask))
-        for found in (look(14, same), look(14, slower), look(14, slower, 2.0, 0.5))
+    found = [
+        chances.ONCE.chance(chances.seen_once([one], **ask))
+        for one in (look(14, same), look(14, slower), look(14, slower, 2.0, 0.5))
     ]
-    assert 0 < chances[0] < chances[1] < chances[2] < 1
-    assert chances[0] < 0.2
-    assert chances[2] > 0.5
+    assert 0 < found[0] < found[1] < found[2] < 1
+    assert found[0] < 0.2
+    assert found[2] > 0.5
 
 
 @pytest.mark.usefixtures("x64")
 def test_a_bent_model_is_trusted_less_than_a_linear_one():
     sgd = ttp.SGD(0.3)
-    straight = ttp.predict(linear.task("cross_entropy"), sgd, steps=150)
-    curved = ttp.predict(bent(), sgd, steps=150)
+    straight = ttp.predict(linear.task("cross_entropy"), sgd, steps=150, mend=0)
+    curved = ttp.predict(bent(), sgd, steps=150, mend=0)
     ask = (0.2, "fraction_of_initial")
-    scores = [second_look.score_of_threshold(curve, *ask) for curve in (straight, curved)]
+    scores = [chances.score_of_threshold(curve, *ask) for curve in (straight, curved)]
     assert scores[0] > scores[1]
     assert straight.trust.score > curved.trust.score
     assert straight.trust.ok
@@ -147,7 +147,7 @@ def test_a_record_keeps_the_verdict_but_not_the_looks(tmp_path):
     record = records.Record("one", {}, {}, {}, {"predicted": curve})
     back = records.load(records.write(tmp_path, record)).curves["predicted"]
     assert back.trust == dataclasses.replace(verdict, looks=None)
-    assert second_look.score_of_threshold(back, 0.1, "loss") is None
+    assert chances.score_of_threshold(back, 0.1, "loss") is None
 
 
 def test_the_weights_are_those_of_the_committed_records():
@@ -155,8 +155,8 @@ def test_the_weights_are_those_of_the_committed_records():
     found = [records.load(file.parent) for file in sorted(folder.glob("*/record.json"))]
     table = trust.tabulated(found)
     intercept, weights = trust.fitted(table.x, table.wrong)
-    assert pytest.approx(intercept, abs=2e-3) == second_look.INTERCEPT
-    np.testing.assert_allclose(weights, list(second_look.WEIGHTS.values()), atol=2e-3)
+    assert pytest.approx(intercept, abs=2e-3) == chances.ONCE.intercept
+    np.testing.assert_allclose(weights, list(chances.ONCE.weights.values()), atol=2e-3)
     # What the README says of tasks that the weights have not seen.
     for groups in (table.pictures, table.network):
         assert trust.area(table.wrong, trust.left_out(table, groups)) > 0.87

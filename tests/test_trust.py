@@ -89,7 +89,8 @@ def test_a_model_that_leaves_its_linearisation_is_not_trusted():
         y=np.full((1, 1), 32.0),
         loss="mse",
     )
-    curve = ttp.predict(task, ttp.SGD(0.01), steps=200)
+    curve = ttp.predict(task, ttp.SGD(0.01), steps=200, mend=0)
     assert curve.trust.gap > 1
     assert not curve.trust.ok
     assert "the loss is 1.5e+03 times the predicted one" in curve.trust.reason
+    assert not ttp.predict(task, ttp.SGD(0.01), steps=200).trust.ok

@@ -12,6 +12,7 @@ from ttp_jax.dynamics.noise import Noise
 from ttp_jax.early_curves.elasticity import Quantity
 from ttp_jax.kernel.choice import KernelName
 from ttp_jax.kernel.classes import Outputs
+from ttp_jax.mending import MENDS
 from ttp_jax.models import HeadInit
 from ttp_jax.optimizers import DecayToward
 from ttp_jax.prediction import Solver
@@ -111,6 +112,10 @@ class Config:
     relinearize: float | None = None
     """Linearise again wherever the model has left its linearisation by so much, such as 0.5;
     once, at the start, by default."""
+    mend: int = MENDS
+    """Ask the true model, where the predicted loss has halved, at so many places along the
+    predicted path, and go on from there; 0 for one linearisation. Not with paths,
+    kernel-samples, relinearize, methods, and solvers other than simulate."""
     kernel: KernelName = "exact"
     """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
     kernel_outputs: Outputs = "full"

@@ -9,9 +9,11 @@ import numpy as np
 
 from ttp_jax import (
     calibration,
+    chances,
     extrapolation,
     grouped_prediction,
     masked_prediction,
+    mending,
     outputs,
     preconditioning,
     relinearization,
@@ -57,6 +59,7 @@ def predict(
     effective_rate: bool = False,
     calibrate_steps: int = 0,
     relinearize: float | None = None,
+    mend: int = mending.MENDS,
     kernel_samples: int | None = None,
     keep: Keep = (),
     sparsity: Sparsity | None = None,
@@ -100,6 +103,11 @@ def predict(
             its linearisation by so much, along the predicted path
             (:mod:`ttp_jax.relinearization`; solver ``"simulate"``). ``None`` for one
             linearisation.
+        mend: At so many places at most, where the predicted loss has halved, the true model
+            is asked and the prediction goes on from there (:mod:`ttp_jax.mending`); 0 for the
+            paper's one linearisation. Done by the solver ``"simulate"`` where neither bands
+            (``paths``), models along the way (``keep``), ``relinearize`` nor
+            ``kernel_samples`` are asked for; these are of one linearisation.
         kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
             extrapolate the curve to all (:mod:`ttp_jax.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
@@ -150,6 +158,7 @@ def predict(
         noise=noise,
         calibrate_steps=calibrate_steps,
         relinearize=relinearize,
+        mend=mend,
         kernel_samples=kernel_samples,
         keep=keep,
         sparsity=sparsity,
@@ -214,6 +223,23 @@ def predict(
             start,
             kernel,
             relinearize=relinearize,
+            read=read[read >= start.steps] - start.steps,
+            expected=expected,
+            **common,
+        )
+    elif (
+        mend
+        and solver == "simulate"
+        and not paths
+        and not len(kept_steps(keep, steps))
+        and kernel_samples is None
+    ):
+        found = _by_mended(
+            task,
+            sgd,
+            start,
+            kernel,
+            mend=mend,
             read=read[read >= start.steps] - start.steps,
             expected=expected,
             **common,
@@ -404,6 +430,82 @@ def _by_many(
     )
 
 
+def _by_mended(
+    task: Task,
+    sgd: SGD,
+    start: calibration.Start,
+    kernel: KernelName | Kernel | Computed,
+    *,
+    mend: int,
+    steps: int,
+    read: np.ndarray,
+    seed: int,
+    memory_budget_bytes: int | None,
+    expected: KernelCost,
+) -> _Found:
+    """One kernel, mended along the path."""
+    with measured() as forward, bar("outputs at the start", None):
+        f0 = outputs.at_the_start(task.apply_fn, start.params, task.joint.x)
+    kernel = _computed(kernel, task, start, memory_budget_bytes)
+    theta = kernel.theta[: task.n * task.c]
+    with measured() as part:
+        found = mending.mended(
+            task,
+            sgd,
+            start,
+            theta,
+            f0,
+            steps=steps,
+            mends=mend,
+            seed=seed,
+            memory_budget_bytes=memory_budget_bytes,
+        )
+    with measured() as last:
+        curve = found.curves[0]
+        taken = np.arange(start.steps, steps + 1)
+        verdict = chances.judge(
+            found.looks,
+            Curve(taken, curve.loss, curve.accuracy, np.zeros(len(taken))),
+            curvature=trust.largest_curvature(
+                theta[:, : task.n * task.c], f0[: task.n], task.targets, loss=task.loss
+            ),
+            gap=max((look.gap for look in found.looks), default=0.0),
+            mended=True,
+            sgd=sgd,
+            peak_rate=float(sgd.learning_rates(steps).max()),
+        )
+    return _Found(
+        curves=tuple(curve.at(read) for curve in found.curves),
+        trust=verdict,
+        timings={
+            "forward_s": forward.run_s,
+            "kernel_s": kernel.run_s,
+            "solve_s": part.run_s,
+            "trust_s": last.run_s,
+        },
+        compile_s=forward.compile_s + kernel.compile_s + part.compile_s + last.compile_s,
+        flops=expected.flops
+        + found.passes * expected.forward_flops_per_sample * (task.n + task.m)
+        + len(found.looks) * mending.kernel_flops(task)
+        + _dynamics_flops(task, sgd, found.solved_steps),
+    )
+
+
+def _computed(
+    kernel: KernelName | Kernel | Computed,
+    task: Task,
+    start: calibration.Start,
+    memory_budget_bytes: int | None,
+) -> Computed:
+    """The kernel where the prediction begins, unless it was given."""
+    if isinstance(kernel, Computed):
+        return kernel
+    return _described(kernel).of(
+        dataclasses.replace(task, params=start.params),
+        memory_budget_bytes=memory_budget_bytes,
+    )
+
+
 def _dynamics_flops(task: Task, sgd: Optimizer, steps: int | float) -> float:
     return 2.0 * steps * (sgd.batch_size or task.n) * (task.n + task.m) * task.c**2
 
@@ -440,11 +542,7 @@ def _by_one(
     timings["forward_s"] = part.run_s
     compile_s = part.compile_s
 
-    if not isinstance(kernel, Computed):
-        kernel = _described(kernel).of(
-            dataclasses.replace(task, params=start.params),
-            memory_budget_bytes=memory_budget_bytes,
-        )
+    kernel = _computed(kernel, task, start, memory_budget_bytes)
     # What is held out answers to the gradients of the others and has none of its own.
     theta = kernel.theta[: task.n * task.c]
     timings["kernel_s"] = kernel.run_s
@@ -498,7 +596,7 @@ def _by_one(
         looks = second_look.look_along(
             task, sgd, start, theta, f0, steps=steps, q0=q0, u0=u0, seed=seed
         )
-        verdict = second_look.judge(
+        verdict = chances.judge(
             looks,
             Curve(path.steps, trained.loss, trained.accuracy, np.zeros(len(path.steps))),
             curvature=trust.largest_curvature(theta, f0, targets, loss=task.loss),
@@ -701,6 +799,7 @@ def cost_ahead(
     noise: Noise = "exact",
     calibrate_steps: int = 0,
     relinearize: float | None = None,
+    mend: int = mending.MENDS,
     kernel_samples: int | None = None,
     keep: Keep = (),
     sparsity: Sparsity | None = None,
@@ -718,6 +817,8 @@ def cost_ahead(
         InputError: What :func:`predict` would refuse.
     """
     described = _described(kernel)
+    if mend < 0:
+        raise InputError(f"mend must not be negative, got {mend}; 0 is one linearisation")
     if solver not in get_args(Solver):
         raise InputError(
             f"solver must be one of {', '.join(get_args(Solver))}, got {solver!r}"

@@ -220,7 +220,8 @@ def _trust(about: Mapping[str, Any] | None) -> Trust | None:
     finite: dict[str, Any] = {
         key: np.inf if about[key] is None else about[key] for key in numbers if key in about
     }
-    return Trust(ok=about["ok"], reason=about["reason"], **finite)
+    mended = about.get("mended", False)
+    return Trust(ok=about["ok"], reason=about["reason"], mended=mended, **finite)
 
 
 def finished(out: Path, run: str) -> bool:

@@ -11,18 +11,18 @@ those of the real run.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, losses, outputs
+from ttp_jax import calibration, losses, outputs, pieces
 from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD
+from ttp_jax.pieces import Place
 from ttp_jax.progress import bar
-from ttp_jax.reading import Readings, of_both
+from ttp_jax.reading import Readings
 from ttp_jax.trust import linearization_gap
 from ttp_jax.types import InputError, Params, Task
 
@@ -106,11 +106,9 @@ def relinearized(
 ) -> Relinearized:
     """Follow one linearisation after the other to step ``T``.
 
-    Between two of them ``w <- w - J^T alpha - coast v`` and ``v <- J^T beta + speed v``
-    (:class:`ttp_jax.dynamics.segment.Segment`); the next begins at the true outputs
-    ``f(w)``. In between the curve is that of the linearisation and ``s^2`` times what it
-    misses at the end, with ``s`` the share of the way: the part of ``f`` that a linearisation
-    misses grows as the square of the way.
+    Between two of them weights and velocity go where the linearisation says, the next begins
+    at the true outputs, and what the linearisation misses there is spread over the way
+    (:mod:`ttp_jax.pieces`).
 
     A piece of one step is that step of training to rounding, for any kernel: with a
     tolerance near zero this *is* training, at the price of a kernel a step.
@@ -154,17 +152,18 @@ def relinearized(
         spent.kernels += 1
     else:
         theta = computed(start.params)
-    here = first = _Place(start.steps, start.params, start.velocity, f, theta)
+    here, first_theta = Place(start.steps, start.params, start.velocity, f), theta
+    first = here
     curves = np.full((len(task.parts), 2, steps + 1), np.nan)
-    pieces: list[Piece] = []
+    accepted: list[Piece] = []
     farthest = np.inf
     with bar("re-linearised dynamics", steps - here.step) as advance:
         while here.step < steps:
-            way, there, gap, drift = _as_far_as_it_goes(
+            way, there, theta_there, gap, drift = _as_far_as_it_goes(
                 task,
-                joint,
                 sgd,
                 here,
+                theta,
                 steps=steps,
                 tolerance=tolerance,
                 farthest=farthest,
@@ -172,30 +171,28 @@ def relinearized(
                 computed=computed,
                 spent=spent,
             )
-            ends = of_both(
-                task.loss, jnp.asarray(there.f), jnp.asarray(joint.targets), task.n
-            )
+            ends = pieces.ends(task, there)
             now = slice(way.first, way.last + 1)
             for at, (end, read) in enumerate(zip(ends, way.curves, strict=True)):
-                curves[at, :, now] = _mended(way, read, *(float(value) for value in end))
+                curves[at, :, now] = pieces.blended(way, read, *end)
             floor = FLOOR * curves[0, 0, first.step]
             with np.errstate(invalid="ignore"):  # of a path that diverged
                 linear = way.curves[0].loss[-1]
-                jump = float(np.log((float(ends[0][0]) + floor) / (linear + floor)))
-            pieces.append(Piece(way.first, way.last, gap, drift, jump))
+                jump = float(np.log((ends[0][0] + floor) / (linear + floor)))
+            accepted.append(Piece(way.first, way.last, gap, drift, jump))
             advance(way.last - way.first)
             if not (np.isfinite(there.f).all() and np.isfinite(way.moved[-1])):
                 break
             used = max(gap, drift / DRIFT, TINY) / tolerance
             farthest = way.moved[-1] * min(LONGER, SAFETY / used)
-            here = there
+            here, theta = there, theta_there
     return Relinearized(
         curves=tuple(
             Readings(loss[first.step :], accuracy[first.step :].clip(0, 1))
             for loss, accuracy in curves
         ),
-        pieces=tuple(pieces),
-        theta=first.theta[:, : len(first.theta)],
+        pieces=tuple(accepted),
+        theta=first_theta[:, : len(first_theta)],
         outputs=first.f[: task.n],
         kernels=spent.kernels,
         kernel_s=spent.kernel_s,
@@ -212,18 +209,6 @@ def require_tolerance(tolerance: float) -> None:
         )
 
 
-class _Place(NamedTuple):
-    """Where a linearisation is made."""
-
-    step: int
-    params: Params
-    velocity: Params | None
-    f: np.ndarray
-    """Of all samples."""
-    theta: np.ndarray
-    """Of those that are trained on with all; of the place before where none is needed."""
-
-
 @dataclass
 class _Spent:
     """See :class:`Relinearized`."""
@@ -236,9 +221,9 @@ class _Spent:
 
 def _as_far_as_it_goes(
     task: Task,
-    joint: Task,
     sgd: SGD,
-    here: _Place,
+    here: Place,
+    theta: np.ndarray,
     *,
     steps: int,
     tolerance: float,
@@ -246,94 +231,53 @@ def _as_far_as_it_goes(
     seed: int,
     computed: Callable[[Params], np.ndarray],
     spent: _Spent,
-) -> tuple[Segment, _Place, float, float]:
-    """One piece, where it leads, and the gap and drift it ends with."""
-    w, v = here.params, here.velocity
-    decayed = calibration.decayed(task, sgd, w)
-    u0 = q0 = None
-    if v is not None:
-        u0 = outputs.jvp(task.apply_fn, w, joint.x, v)
-        spent.passes += 3
-    if sgd.weight_decay:
-        q0 = outputs.jvp(task.apply_fn, w, joint.x, decayed)
-        spent.passes += 3
+) -> tuple[Segment, Place, np.ndarray, float, float]:
+    """One piece, where it leads, the kernel there, and the gap and drift it ends with.
+
+    Where no kernel is needed, that of the piece itself.
+    """
+    before = pieces.images(task, sgd, here)
+    spent.passes += before.passes
+    targets = task.joint.targets
     last = steps
     while True:
         way = segment(
-            here.theta,
+            theta,
             here.f,
-            joint.targets,
+            targets,
             sgd,
             loss=task.loss,
             steps=steps,
             first=here.step,
             last=last,
-            u0=u0,
-            q0=q0,
+            u0=before.u0,
+            q0=before.q0,
             seed=seed,
             farthest=farthest,
         )
-        w_next, v_next = _moved(task, sgd, w, v, decayed, way)
-        f = outputs.forward(task.apply_fn, w_next, joint.x).astype(np.float64)
-        spent.passes += 6 if sgd.momentum else 4
+        there = pieces.moved(task, sgd, here, before, way)
+        spent.passes += pieces.move_passes(sgd)
         spent.solved_steps += way.last - way.first
-        there = _Place(way.last, w_next, v_next, f, here.theta)
-        gap = linearization_gap(f[: task.n], way.outputs, here.f[: task.n])
+        theta_there = theta
+        gap = linearization_gap(there.f[: task.n], way.outputs, here.f[: task.n])
         drift = 0.0
         single = way.last == way.first + 1
         if gap <= tolerance or single:
-            if way.last < steps and np.isfinite(f).all():
-                there = there._replace(theta=computed(w_next))
-                drift = _drift(here.theta, there, task)
+            if way.last < steps and np.isfinite(there.f).all():
+                theta_there = computed(there.params)
+                drift = _drift(theta, theta_there, there, task)
             if drift <= DRIFT * tolerance or single:
-                return way, there, gap, drift
+                return way, there, theta_there, gap, drift
         last = _shorter(way, tolerance / max(gap, drift / DRIFT))
 
 
-def _mended(
-    way: Segment, read: Readings, loss: float, accuracy: float
-) -> Float[np.ndarray, "2 t"]:
-    """Loss and accuracy on the way to those of the true outputs, from those of the segment."""
-    with np.errstate(invalid="ignore"):  # of a path that diverged
-        share = (way.moved / max(way.moved[-1], TINY)).clip(0, 1) ** 2
-        mended = read.loss + (loss - read.loss[-1]) * share
-    return np.stack(
-        [
-            np.maximum(mended, np.minimum(read.loss, loss)),
-            read.accuracy + (accuracy - read.accuracy[-1]) * share,
-        ]
-    )
-
-
-def _drift(theta: np.ndarray, there: _Place, task: Task) -> float:
+def _drift(theta: np.ndarray, new: np.ndarray, there: Place, task: Task) -> float:
     """``|(Theta' - Theta) g| / |Theta g|`` with the gradient ``g`` where ``Theta'`` is."""
     f = jnp.asarray(there.f[: task.n])
     g = np.asarray(losses.gradient(task.loss, f, jnp.asarray(task.targets))).ravel()
     before = theta[:, : g.size] @ g
-    difference = np.linalg.norm(there.theta[:, : g.size] @ g - before)
+    difference = np.linalg.norm(new[:, : g.size] @ g - before)
     return float(difference / max(np.linalg.norm(before), TINY))
-
-
-def _moved(
-    task: Task, sgd: SGD, w: Params, v: Params | None, decayed: Params, way: Segment
-) -> tuple[Params, Params | None]:
-    """Weights and velocity at the end of a way."""
-    coefficients = [way.alpha, way.beta] if sgd.momentum else [way.alpha]
-    step, *rest = outputs.vjps(task.apply_fn, w, task.x, coefficients)
-    along = [(1.0, step)]
-    if sgd.weight_decay:
-        along.append((way.shrink, decayed))
-    if v is not None:
-        along.append((way.coast, v))
-    w_next = outputs.minus(w, along)
-    if not sgd.momentum:
-        return w_next, None
-    (v_next,) = rest
-    if sgd.weight_decay:
-        v_next = outputs.minus(v_next, [(-way.pull, decayed)])
-    if v is not None:
-        v_next = outputs.minus(v_next, [(-way.speed, v)])
-    return w_next, v_next
 
 
 def _shorter(way: Segment, ratio: float) -> int:

@@ -36,7 +36,7 @@ UNSTABLE = 2.0
 prediction is put last: real runs are stable up to once to twice the limit
 (``experiments.sweep``)."""
 _OF_PREDICTIONS = (
-    "solver", "noise", "effective_rate", "relinearize", "kernel", "kernel_outputs",
+    "solver", "noise", "effective_rate", "relinearize", "mend", "kernel", "kernel_outputs",
     "sketch_dimension", "kernel_samples", "memory_gb", "epsilon", "rules", "smoothing",
 )  # fmt: skip
 """Options that leave the real run as it is: with others of these it is not run again."""
@@ -89,7 +89,7 @@ class Shared:
         Raises:
             InputError: A candidate that cannot be used.
         """
-        defaults = dataclasses.asdict(study.Config())
+        defaults = study.before(study.Config())
         task = dataclasses.replace(
             config, **{key: defaults[key] for key in (*_OF_PREDICTIONS, *_OF_OPTIMIZER)}
         )
@@ -136,7 +136,7 @@ def finish(
     config = candidate.config
     shared = shared or Shared()
     built = shared.built(config)
-    defaults = dataclasses.asdict(study.Config())
+    defaults = study.before(study.Config())
     unread = dataclasses.replace(config, **{key: defaults[key] for key in _OF_READING})
     run_id = study.identified("candidate", unread, built)
     if not force and records.finished(out, run_id):
@@ -179,6 +179,7 @@ def _scored(
         "solver": config.solver,
         "noise": config.noise,
         "relinearize": config.relinearize,
+        "mend": config.mend,
         "kernel_samples": config.kernel_samples,
         "seed": config.seed,
         "memory_budget_bytes": built.memory_budget_bytes,

@@ -14,6 +14,7 @@ import numpy as np
 
 from ttp_jax import (
     bands,
+    chances,
     data,
     evaluation,
     extrapolation,
@@ -22,7 +23,6 @@ from ttp_jax import (
     records,
     sampling,
     schedules,
-    second_look,
 )
 from ttp_jax.chunks import map_samples
 from ttp_jax.config import Config
@@ -273,6 +273,8 @@ def run(
     if methods.asked(config):
         # One kernel for all runs.
         kernels = kernels or Kernels(kept=1)
+    if command == "finetune":
+        config = dataclasses.replace(config, **_BEFORE)  # of predictions alone
     run_id = identified(command, config, built)
     if not force and (finished := read_finished(out, run_id, say)):
         return finished
@@ -292,6 +294,7 @@ def run(
         "noise": config.noise,
         "calibrate_steps": config.calibrate_steps,
         "relinearize": config.relinearize,
+        "mend": config.mend,
         "kernel_samples": config.kernel_samples,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
@@ -360,10 +363,19 @@ def identified(command: str, config: Config, built: Built) -> str:
     """The run's name: of what was asked for and what was read."""
     sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
     # An option that is left alone does not name the run: a new one leaves old runs finished.
-    defaults = dataclasses.asdict(type(config)())
+    unnamed = before(type(config)())
     options = dataclasses.asdict(config)
-    asked_for = {k: v for k, v in options.items() if v != defaults[k]}
+    asked_for = {k: v for k, v in options.items() if v != unnamed[k]}
     return records.run_id(command, asked_for, sources)
+
+
+_BEFORE = {"mend": 0}
+"""What was done before there was an option, where its default is something else."""
+
+
+def before(default: Config) -> dict[str, Any]:
+    """Options as they stood when there was no such option, which is what old records mean."""
+    return {**dataclasses.asdict(default), **_BEFORE}
 
 
 def read_finished(
@@ -494,7 +506,7 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
 def _score(predicted: Curve | None, threshold: evaluation.Threshold) -> float | None:
     if predicted is None:
         return None
-    return second_look.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
+    return chances.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
 
 
 def verdict(trust: Trust) -> dict[str, Any]:

@@ -25,7 +25,7 @@ HALVINGS = 8
 """Of the rate, to where a prediction is trusted."""
 _FIXED = (
     "solver", "paths", "heads", "noise", "effective_rate", "calibrate_steps", "relinearize",
-    "kernel_samples", "smoothing", "every", "held_out", "optimizer", "beta1", "beta2",
+    "mend", "kernel_samples", "smoothing", "every", "held_out", "optimizer", "beta1", "beta2",
     "adam_eps", *methods.OPTIONS, "stop_elasticity", "stop_quantity", "stop_window",
     "stop_patience", "stop_after_steps",
 )  # fmt: skip
@@ -40,6 +40,8 @@ class SweepConfig(study.Config):
     """The threshold, as a fraction of the initial loss or as a loss."""
     rules: tuple[ThresholdRule, ...] = ("fraction_of_initial",)
     """How it is read off a curve."""
+    mend: int = 0
+    """0: a sweep is of one linearisation."""
     rates: tuple[float, ...] | None = None
     """Learning rates; by default RATE_COUNT from a thousandth of the largest stable one to
     twice it."""
@@ -124,7 +126,7 @@ def run(
 
 
 def _check(config: SweepConfig) -> None:
-    defaults = study.Config()
+    defaults = SweepConfig()
     changed = [name for name in _FIXED if getattr(config, name) != getattr(defaults, name)]
     if changed:
         raise InputError(
@@ -197,6 +199,7 @@ def _chosen(
                 steps=choice.setting.steps(task.n),
                 kernel=kernel,
                 seed=config.seed,
+                mend=config.mend,
             )
             assert one.trust is not None
             verdicts[choice.index] = {

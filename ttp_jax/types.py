@@ -164,15 +164,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Look:
-    """The true model at a step of a predicted path (:mod:`ttp_jax.second_look`)."""
+    """The true model at a step of a predicted path: a second look, or where it was mended."""
 
     step: int
     gap: float
-    """``|f(w_predicted) - f_linear| / |f_linear - f_0|``."""
+    """``|f(w_predicted) - f_linear| / |f_linear - f_0|``, of a mend since the one before."""
     loss_ratio: float
     """Loss of the true outputs over the predicted one."""
     speed: float
-    """Rate at which the true loss falls along its gradient, over what the kernel says."""
+    """Rate at which the true loss falls along its gradient, over what the kernel says; of a
+    mend ``kappa`` of :func:`ttp_jax.mending.updated`."""
     linear: Float[np.ndarray, " t"]
     """Predicted loss at every step."""
     again: Float[np.ndarray, " t"] | None
@@ -193,7 +194,8 @@ class Trust:
     """Largest curvature eigenvalue times learning rate over the optimiser's limit; above
     1 the linear dynamics grow."""
     gap: float
-    """``|f(w_predicted) - f_linear| / |f_linear - f_0|`` at the end of the prediction."""
+    """``|f(w_predicted) - f_linear| / |f_linear - f_0|`` at the end of the prediction; of one
+    that was mended the largest where it was."""
     early_gap: float = 0.0
     """The largest at :attr:`looks`, or where the predicted loss has first fallen to 0.3 of the
     start; 0 where it never does."""
@@ -203,6 +205,8 @@ class Trust:
     """Where it was linearised again and again: estimated relative error of the loss."""
     looks: tuple[Look, ...] | None = None
     """At the true model along the path, where that was done; a record does not keep them."""
+    mended: bool = False
+    """Whether the prediction went on from each of them."""
 
 
 @dataclass(frozen=True)
