@@ -63,7 +63,7 @@ EPOCHS_MEASURED = 5
 BOLD, CALM = (tuple(2.0**k for k in range(count)) for count in (9, 6))
 """Rates over the task's own, up to 256 times and up to 32 times: near the limit of stability,
 where there is noise to take away, and far from it, where predictions hold."""
-BASE = study.Config(held_out=20, epochs=60, batch_size=25, every=3, momentum=0.9)
+BASE = study.Config(mend=0, held_out=20, epochs=60, batch_size=25, every=3, momentum=0.9)
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Config:
 def smoke(data: Path) -> list[Config]:
     """One small network on few pictures."""
     task = study.Config(
+        mend=0,
         model="mlp", weights="random", image_size=8, per_class=6, held_out=4,
         batch_size=6, epochs=8, lr=1e-3, every=5,
     )  # fmt: skip

@@ -57,13 +57,15 @@ class Config:
 
 def smoke(data: Path) -> list[Config]:
     """A small network, two streams."""
-    task = study.Config(model="mlp", weights="random", image_size=8, per_class=6)
+    task = study.Config(mend=0, model="mlp", weights="random", image_size=8, per_class=6)
     return [Config(task, 5, 6, (0.4,), 2)]
 
 
 def paper(data: Path) -> list[Config]:
     """Three batch sizes."""
-    return [Config(study.Config(per_class=20), batch_size) for batch_size in (4, 10, 25)]
+    return [
+        Config(study.Config(mend=0, per_class=20), batch_size) for batch_size in (4, 10, 25)
+    ]
 
 
 def run(config: Config, out: Path) -> None:

@@ -66,12 +66,15 @@ class Config:
     """Power of the times, and whether rates are scaled."""
 
 
-BASE = study.Config(held_out=20, epochs=30, batch_size=25, every=6, freeze_until="stage1")
+BASE = study.Config(
+    mend=0, held_out=20, epochs=30, batch_size=25, every=6, freeze_until="stage1"
+)
 
 
 def smoke(data: Path) -> list[Config]:
     """One small network on few pictures."""
     task = study.Config(
+        mend=0,
         model="mlp", weights="random", image_size=8, per_class=6, held_out=4,
         batch_size=6, epochs=8, lr=1e-4, every=2,
     )  # fmt: skip

@@ -178,7 +178,7 @@ class Made:
 def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
     """Keep what ``make`` gives as the record of a configuration, unless there is one."""
     described = dataclasses.asdict(config)
-    run_id = records.run_id(kind, described, {})
+    run_id = records.run_id(kind, _naming(config), {})
     if records.finished(out, run_id):
         return
     made = make()
@@ -190,6 +190,19 @@ def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
         curves=made.curves,
     )
     records.write(out, record)
+
+
+def _naming(config: Any) -> dict[str, Any]:
+    """What names a run: a study's options only where they are not what was before them.
+
+    A new option so leaves old runs finished.
+    """
+    found = dataclasses.asdict(config)
+    unnamed = study.before(study.Config())
+    for name, options in found.items():
+        if isinstance(getattr(config, name), study.Config):
+            found[name] = {k: v for k, v in options.items() if v != unnamed[k]}
+    return found
 
 
 _KERNELS = study.Kernels(kept=10)

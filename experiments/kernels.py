@@ -51,7 +51,7 @@ class Config:
 
 def smoke(data: Path) -> list[Config]:
     """One small task."""
-    of = study.Config(per_class=6, batch_size=6, epochs=20)
+    of = study.Config(mend=0, per_class=6, batch_size=6, epochs=20)
     return [Config(of, dimensions=(16, 64), seeds=2)]
 
 
@@ -59,9 +59,10 @@ def paper(data: Path) -> list[Config]:
     """The embedded network, ResNet-20 whole, and the last stage of ResNet-50."""
     clothing = f"npz:{data / 'datasets' / 'clothing10_128'}.npz"
     return [
-        Config(study.Config()),
+        Config(study.Config(mend=0)),
         Config(
             study.Config(
+                mend=0,
                 model="resnet20",
                 weights=str(data / "weights/resnet20_cifar10.npz"),
                 image_size=32,
@@ -72,6 +73,7 @@ def paper(data: Path) -> list[Config]:
         ),
         Config(
             study.Config(
+                mend=0,
                 model="resnet50",
                 weights=str(data / "weights/resnet50_keras_imagenet_f16.npz"),
                 image_size=128,

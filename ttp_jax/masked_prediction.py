@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, outputs, second_look, trust
+from ttp_jax import calibration, chances, outputs, second_look, trust
 from ttp_jax.accelerators import correction as corrections
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.corrected_path import CorrectedSegment, Epochs, corrected_segment
@@ -242,7 +242,7 @@ def judged(
         seed=seed,
     )
     curve = Curve(np.arange(len(loss)), loss, found.curves[0].accuracy, 0.0 * loss)
-    return second_look.judge(looks, curve, gap=max(found.gaps), **common), len(looks)
+    return chances.judge(looks, curve, gap=max(found.gaps), **common), len(looks)
 
 
 def require_plain(asked: Mapping[str, bool]) -> None:

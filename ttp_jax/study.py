@@ -294,7 +294,8 @@ def run(
         "noise": config.noise,
         "calibrate_steps": config.calibrate_steps,
         "relinearize": config.relinearize,
-        "mend": config.mend,
+        # A method and the run beside it are predicted alike, by one linearisation.
+        "mend": 0 if methods.asked(config) else config.mend,
         "kernel_samples": config.kernel_samples,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
