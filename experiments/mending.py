@@ -9,7 +9,12 @@ after so many mends beside the real one. The law of :data:`ttp_jax.chances.MENDE
 the times after as many mends as there are by default, and scored on data sets and networks
 left out of the fit. What counts as wrong is what :mod:`experiments.trust` says.
 
-Expect: EXPECT
+Expect (124 tasks): of the times of the embedded network 16 % are off by more than a fifth after
+one linearisation and 4 % after four mends (medians 10 and 3 %), of the last stage of ResNet-50
+48 and 30 % (20 and 17 %), of ResNet-20 trained whole 85 and 49 % (49 and 20 %), 14 of those 33
+being times that one side alone gets to, most of them past the limit of stability. A single mend
+does not help the large networks. The law tells wrong times from right ones with an AUROC of 0.8
+(0.84 and 0.86 among those of one data set or network that was left out).
 """
 
 import dataclasses
@@ -210,6 +215,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         style = {"color": colour, "label": network, "marker": "o", "linewidth": 1.4}
         axes[0, 0].plot(range(MOST + 1), middle, **style)
         axes[0, 1].plot(range(MOST + 1), wrong, **style)
+    for axis in axes[0, :2]:
+        axis.set_xticks(range(MOST + 1))
     axes[0, 0].set(xlabel="mends", ylabel="median error of a time", ylim=(0, None))
     axes[0, 1].set(
         xlabel="mends", ylabel=f"share off by more than {chances.ERROR:.0%}", ylim=(0, 1)
