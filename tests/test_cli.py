@@ -528,6 +528,7 @@ def test_a_run_that_is_stopped_says_what_that_saved(tmp_path, capsys):
 MASKED = (*SMALL, "--method=agent", "--density=0.2", "--epochs=4", "--lr=0.003")
 
 
+@pytest.mark.slow
 def test_masks_and_corrections(tmp_path, capsys):
     options = ("--sparsity=rigl", "--mask-every=7", "--gamma=0.5", "--held-out=3")
     status, out, _ = ttp(

@@ -144,6 +144,7 @@ def test_one_mend_is_that_of_explicit_matrices():
         f = f - 0.05 * u
 
 
+@pytest.mark.slow
 def test_mends_come_nearer_to_training():
     """In the mean over tasks, not in each: a place is only as true as the path to it."""
     sgd, steps = ttp.SGD(0.05, 0.8), 160

@@ -58,7 +58,7 @@ def test_equals_predict_setting_by_setting(loss, common):
     for index in [(1, 1, 0, 1, 0), (2, 1, 1, 0, 1)]:
         setting = grid.setting(index)
         sgd, steps = grid.sgd(setting, task.n), setting.steps(task.n)
-        one = ttp.predict(task, sgd, steps=steps, kernel=kernel, seed=3)
+        one = ttp.predict(task, sgd, steps=steps, kernel=kernel, seed=3, mend=0)
         assert found.final_loss[index] == pytest.approx(one.loss[-1], rel=1e-10)
         assert found.stability[index[:2]] == pytest.approx(one.trust.stability, rel=1e-12)
         unstable = "grows" in one.trust.reason or one.trust.stability > 1
@@ -137,9 +137,8 @@ def test_choices(swept):
                 samples = times.steps[index] * (grid.setting(index).batch_size or task.n)
                 least = {"steps": times.steps[index], "samples": samples}[by]
                 assert least >= getattr(best, by)
-        one = ttp.predict(
-            task, grid.sgd(best.setting, task.n), steps=best.setting.steps(task.n)
-        )
+        steps = best.setting.steps(task.n)
+        one = ttp.predict(task, grid.sgd(best.setting, task.n), steps=steps, mend=0)
         at = ttp.time_to_threshold(one, 0.3, "fraction_of_initial").steps
         assert at <= best.steps <= max(at + 1, 1.05 * at)
     rates = choices.largest_stable_rates(swept)

@@ -85,12 +85,14 @@ def mended(
         memory_budget_bytes: For a kernel along the residual.
 
     Cost: for each mend 12 forward passes a sample (5 fewer without momentum, 3 more with
-    weight decay), ``n^2 p`` multiply-adds for the kernel along the residual, ``n^3 c^2`` for
-    the update, and the dynamics again from there. A model that is linear in its weights is
-    predicted as without.
+    weight decay; 6 more, or 4, where a piece is taken again), ``n^2 p`` multiply-adds for the
+    kernel along the residual, ``n^3 c^2`` for the update, and the dynamics again from there. A
+    model that is linear in its weights is predicted as without.
 
     Breaks when: the loss does not halve before the model has left its linearisation, as on a
-    plateau, or the kernel turns in directions other than the residual's.
+    plateau, the kernel turns in directions other than the residual's, or it goes on changing
+    after the last mend. A place is only as true as the path to it: one mend alone can be worse
+    than none.
     """
     n, y = task.n, np.asarray(task.joint.targets)
     here = Place(start.steps, start.params, start.velocity, np.asarray(f0, np.float64))
@@ -120,6 +122,7 @@ def mended(
             rest = run(steps)
             solved += steps - here.step
             for part, read in zip(curves, rest.curves, strict=True):
+                part[:, here.step :] = np.nan  # behind where a path has diverged
                 part[:, here.step : rest.last + 1] = np.stack([read.loss, read.accuracy])
                 if not looks:
                     part[:, : here.step] = part[:, [here.step]]
