@@ -173,6 +173,7 @@ def continued(real: Curve, share: float, law: Law) -> Curve:
             name: np.concatenate([getattr(seen, name), getattr(ahead, name)])
             for name in ("steps", "loss", "accuracy", "seconds")
         },
+        operations=None,
     )
 
 
