@@ -371,6 +371,7 @@ def test_snapshots(loss, tmp_path, capsys):
         assert words in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "finetune"])
 def test_snapshots_of_one_side(command, tmp_path, capsys):
     arguments = (*SMALL, "--method=snapshot", "--cycles=1", "--out", tmp_path)

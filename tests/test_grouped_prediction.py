@@ -14,6 +14,7 @@ from ttp_jax.kernel.choice import Kernel
 STEPS = 24
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_prediction_and_run_are_one_curve_of_a_linear_model():
     task, groups = three_groups("cross_entropy", m=4)

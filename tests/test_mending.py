@@ -185,6 +185,7 @@ def test_the_chance_is_of_the_change_of_a_threshold():
     assert shift([40.0], [], 40) == pytest.approx(np.log(0.02))
 
 
+@pytest.mark.slow
 def test_predictions_are_mended_unless_told_otherwise():
     task, sgd = bent(hidden=48), ttp.SGD(0.05, 0.8)
     default, once = (

@@ -31,6 +31,7 @@ def both_sides(loss):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_predicted_and_real_snapshots_are_one_in_a_linear_model(loss):

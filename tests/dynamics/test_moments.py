@@ -159,6 +159,7 @@ def mean_loss(f, y, loss):
     return each.mean(), each.std() / np.sqrt(len(each))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize(
@@ -189,6 +190,7 @@ def test_shuffled_epochs_against_monte_carlo(loss, momentum, nesterov, rate):
     assert np.trace(other[1].covariance) > 2 * np.trace(found[1].covariance)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("momentum", "weight_decay", "rate"), [(0.0, 0.0, 0.5), (0.9, 0.02, 0.1)]

@@ -49,6 +49,7 @@ def test_weak_order_is_one():
     np.testing.assert_allclose(order, 1.0, atol=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_one_path_is_that_of_another_integrator(loss):
