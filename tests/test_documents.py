@@ -109,7 +109,7 @@ def resolve(name: str) -> object:
 @pytest.mark.slow
 @pages
 def test_examples_run(page, tmp_path, monkeypatch):
-    """Each on a small task that is linear in its parameters, with fewer steps."""
+    """Each by itself on a small task that is linear in its parameters, with fewer steps."""
     monkeypatch.chdir(tmp_path)
     losses = 1 / np.arange(1.0, 481.0)
     rows = [f"{step},{loss}" for step, loss in enumerate(losses, start=1)]
@@ -123,4 +123,4 @@ def test_examples_run(page, tmp_path, monkeypatch):
     }  # fmt: skip
     for text in blocks(page, "python"):
         shorter = re.sub(r"\b1000\b", "80", text)
-        exec(compile(shorter, page.name, "exec"), names)
+        exec(compile(shorter, page.name, "exec"), dict(names))
