@@ -10,8 +10,9 @@ is within 10 % of its initial value of where it ends. ``embedded``: the network 
 the package, last stage and head. ``paper``: ImageNet ResNet-50 (last stage and head) and CIFAR
 ResNet-20. Both on 5 classes x 150 pictures for 150 epochs. Beside the predictions stand those
 by the kernel of some of the pictures (:mod:`ttp_jax.extrapolation`), by a sketched kernel
-(``tensor_sketch``, 2,048 numbers a tensor), by both together, by the sketched kernel mended along
-the path (:mod:`ttp_jax.mending`, as is the default), and what needs no dynamics of gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
+(``tensor_sketch``, 2,048 numbers a tensor), by both together, and by the sketched kernel mended
+along the path (:mod:`ttp_jax.mending`, as is the default). Then there is what needs no dynamics
+of gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
 the median of the other tasks with such batches, and a power law fitted to the first twentieth
 of the real run.
 
