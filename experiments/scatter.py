@@ -10,8 +10,9 @@ is within 10 % of its initial value of where it ends. ``embedded``: the network 
 the package, last stage and head. ``paper``: ImageNet ResNet-50 (last stage and head) and CIFAR
 ResNet-20. Both on 5 classes x 150 pictures for 150 epochs. Beside the predictions stand those
 by the kernel of some of the pictures (:mod:`ttp_jax.extrapolation`), by a sketched kernel
-(``tensor_sketch``, 2,048 numbers a tensor), by both together, and what needs no dynamics of
-gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
+(``tensor_sketch``, 2,048 numbers a tensor), by both together, and by the sketched kernel mended
+along the path (:mod:`ttp_jax.mending`, as is the default). Then there is what needs no dynamics
+of gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
 the median of the other tasks with such batches, and a power law fitted to the first twentieth
 of the real run.
 
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from experiments import harness, scores
-from ttp_jax import extrapolation, study
+from ttp_jax import extrapolation, mending, study
 from ttp_jax.records import Record
 
 EPSILONS = (0.4, 0.1, 0.01)
@@ -113,6 +114,7 @@ def run(config: study.Config, out: Path) -> None:
     harness.studied("compare", config, out)
     sketched = dataclasses.replace(config, **SKETCH)
     harness.studied("predict", sketched, out)
+    harness.studied("predict", dataclasses.replace(sketched, mend=mending.MENDS), out)
     last_layer = dataclasses.replace(config, kernel_outputs="last_layer")
     harness.studied("predict", last_layer, out)
     for kind, shares in ((config, SHARES), (sketched, SKETCHED_SHARES)):
@@ -171,6 +173,7 @@ KINDS = {"GD": True, "SGD": False}
 CHEAPER: dict[str, tuple[scores.Method, ...]] = {
     "exact": ("predicted", "from 40%", "from 20%", "from 12%"),
     "sketched": ("sketched", "sketched, from 40%", "sketched, from 20%"),
+    "sketched, mended": ("sketched, mended",),
 }
 """Those worth comparing by what they save, by kernel."""
 MARKERS = (("o", "x"), ("s", "+"), ("^", "*"))
@@ -198,7 +201,7 @@ def _draw_savings(axis, table: Sequence[dict]) -> None:
 
     for (kind, full), colour in zip(KINDS.items(), harness.COLOURS[1:3], strict=True):
         chosen = of_kind(table, full=full)
-        for (kernel, methods), marker in zip(CHEAPER.items(), "oD", strict=True):
+        for (kernel, methods), marker in zip(CHEAPER.items(), "oDs", strict=True):
             points = []
             for method in methods:
                 score, saving = scores.score(chosen, method), savings(chosen, method)

@@ -25,6 +25,7 @@ Prediction = Literal[
     "sketched",
     "sketched, from 40%",
     "sketched, from 20%",
+    "sketched, mended",
     "last layer",
     "random weights",
 ]
@@ -58,7 +59,14 @@ def power_law(curve: Curve, epsilon: float) -> int | None:
     return within_of_final(law.curve(curve.steps), epsilon)
 
 
-VARIED = ("weights", "kernel_outputs", "kernel", "sketch_dimension", "kernel_samples")
+VARIED = (
+    "weights",
+    "kernel_outputs",
+    "kernel",
+    "sketch_dimension",
+    "kernel_samples",
+    "mend",
+)
 """What the predictions of one task differ in."""
 
 
@@ -70,6 +78,8 @@ def prediction_of(config: Mapping[str, Any]) -> str:
     if config["kernel_samples"] is not None:
         share = config["kernel_samples"] / (config["classes"] * config["per_class"])
         words.append(f"from {share:.0%}")
+    if config["mend"]:
+        words.append("mended")
     if words:
         return ", ".join(words)
     if config["kernel_outputs"] == "last_layer":

@@ -271,9 +271,9 @@ def test_the_extra_passes_are_counted():
     ("options", "match"),
     [
         ({"attack": Attack(0.1, 0.1)}, "adversarial training is not predicted"),
-        ({"sparsity": STATIC, "solver": "ode"}, "got other solver"),
-        ({"correction": Agent(), "relinearize": 0.5}, "got other relinearize"),
-        ({"correction": Agent(), "keep": [3]}, "got other keep"),
+        ({"sparsity": STATIC, "solver": "ode"}, "got solver 'ode'"),
+        ({"correction": Agent(), "relinearize": 0.5}, "got relinearize"),
+        ({"correction": Agent(), "keep": [3]}, "got keep"),
         ({"sparsity": STATIC, "kernel": "kronecker"}, "exact kernel alone"),
         ({"sparsity": dataclasses.replace(SET, every=40)}, "updated within the first"),
     ],

@@ -142,7 +142,7 @@ def test_past_the_limit_it_warns():
         ({"solver": "sde"}, "solver"),
         ({"solver": "flow"}, "solver"),
         ({"paths": 4}, "paths"),
-        ({"noise": "diagonal", "solver": "moments"}, "solver, noise"),
+        ({"noise": "diagonal", "solver": "moments"}, "solver 'moments', noise"),
         ({"calibrate_steps": 2}, "calibrate_steps"),
         ({"relinearize": 0.5}, "relinearize"),
         ({"kernel_samples": 10}, "kernel_samples"),

@@ -9,7 +9,7 @@ and grown.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -245,13 +245,12 @@ def judged(
     return chances.judge(looks, curve, gap=max(found.gaps), **common), len(looks)
 
 
-def require_plain(asked: Mapping[str, bool]) -> None:
+def require_plain(refused: Sequence[str]) -> None:
     """Raises: InputError: Options that do not go with masks and corrected gradients."""
-    names = [name for name, there in asked.items() if there]
-    if names:
+    if refused:
         raise InputError(
             "masked weights and corrected gradients are predicted for SGD by solver "
-            f"'simulate' and one kernel of all samples, got other {', '.join(names)}; leave "
+            f"'simulate' and one kernel of all samples, got {', '.join(refused)}; leave "
             "these out"
         )
 

@@ -1,0 +1,59 @@
+"""The default: one kernel, mended along the predicted path (:mod:`ttp_jax.mending`)."""
+
+import numpy as np
+
+from ttp_jax import chances, mending, outputs, trust
+from ttp_jax.calibration import Start
+from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.prediction.asked import Asked, require_together
+from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
+from ttp_jax.types import Curve
+
+
+def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+    task, sgd, parts = asked.task, asked.sgd, Parts()
+    with parts.timed("forward_s", "outputs at the start"):
+        f0 = outputs.at_the_start(task.apply_fn, start.params, task.joint.x)
+    kernel = asked.kernel_of(task, start)
+    parts.add_kernel(kernel)
+    theta = kernel.theta[: task.n * task.c]
+    with parts.timed("solve_s"):
+        found = mending.mended(
+            task,
+            sgd,
+            start,
+            theta,
+            f0,
+            steps=asked.steps,
+            mends=asked.mend,
+            seed=asked.seed,
+            memory_budget_bytes=asked.memory_budget_bytes,
+        )
+    with parts.timed("trust_s"):
+        curve = found.curves[0]
+        taken = np.arange(start.steps, asked.steps + 1)
+        verdict = chances.judge(
+            found.looks,
+            Curve(taken, curve.loss, curve.accuracy, np.zeros(len(taken))),
+            curvature=trust.largest_curvature(
+                theta[:, : task.n * task.c], f0[: task.n], task.targets, loss=task.loss
+            ),
+            gap=max((look.gap for look in found.looks), default=0.0),
+            mended=True,
+            sgd=sgd,
+            peak_rate=asked.peak_rate,
+        )
+    ahead = asked.read[asked.read >= start.steps] - start.steps
+    return Found(
+        curves=tuple(curve.at(ahead) for curve in found.curves),
+        trust=verdict,
+        timings=parts.timings,
+        compile_s=parts.compile_s,
+        flops=expected.flops
+        + found.passes * expected.forward_flops_per_sample * (task.n + task.m)
+        + len(found.looks) * mending.kernel_flops(task)
+        + dynamics_flops(task, sgd, found.solved_steps),
+    )
+
+
+WAY = Way(require_together, _predicted)
