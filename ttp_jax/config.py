@@ -59,7 +59,7 @@ class Config:
     momentum: float = 0.9
     """Momentum, of sgd."""
     nesterov: bool = False
-    """Nesterov's form of it."""
+    """Nesterov's form of momentum."""
     beta1: float = 0.9
     """Decay of adam's average gradient."""
     beta2: float = 0.999
@@ -69,7 +69,7 @@ class Config:
     weight_decay: float = 0.0
     """Weight decay, on every trained weight; of adam the decoupled one."""
     decay_toward: DecayToward = "zero"
-    """Weights that it pulls to: zero, or initial for those at the start."""
+    """What weight decay pulls the weights to: zero, or initial, where they started."""
     batch_size: int | None = 25
     """Batch size; None for the full batch."""
     sampling: Sampling = "shuffle"
@@ -81,18 +81,19 @@ class Config:
     rules: tuple[ThresholdRule, ...] = ("within_of_final", "fraction_of_initial", "loss")
     """How thresholds are read off a curve."""
     smoothing: int = 1
-    """Mean over so many readings before thresholds are read."""
+    """Average the curve over so many readings before thresholds are read."""
     every: int | None = None
-    """Read the curve every so many steps; by default as often as costs little."""
+    """Read the curve every so many steps; by default so that reading costs less than a fifth
+    of training."""
     stop_elasticity: float | None = None
     """End the real run once one per cent more steps takes less than so many per cent off the
     loss; a prediction says where that will be. To its end by default."""
     stop_quantity: Quantity = "loss"
-    """What is to fall: the loss, or the error (1 - accuracy)."""
+    """What stop-elasticity watches: the loss, or the error (1 - accuracy)."""
     stop_window: int = 5
-    """Readings that its slope is taken over."""
+    """Readings that stop-elasticity takes the slope over."""
     stop_patience: int = 1
-    """Readings in a row that must fall so little."""
+    """Readings in a row that must be below stop-elasticity."""
     stop_after_steps: int | None = None
     """From this step on the run may end though it never fell faster; by default only after it
     once has."""
@@ -113,9 +114,9 @@ class Config:
     """Linearise again wherever the model has left its linearisation by so much, such as 0.5;
     once, at the start, by default."""
     mend: int = MENDS
-    """Ask the true model, where the predicted loss has halved, at so many places along the
-    predicted path, and go on from there; 0 for one linearisation. Not with paths,
-    kernel-samples, relinearize, methods, and solvers other than simulate."""
+    """Mend the prediction at most so many times: where the predicted loss has halved, ask the
+    true model and go on from there. 0 for the paper's one linearisation, which paths,
+    kernel-samples, methods and solvers other than simulate always use."""
     kernel: KernelName = "exact"
     """What computes the kernel: exactly, by neural-tangents, or by a random projection."""
     kernel_outputs: Outputs = "full"
