@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import Readings, of_both
+from ttp_jax.reading import Readings, of_parts
 from ttp_jax.types import LossName
 
 
@@ -29,7 +29,7 @@ class Segment:
     last: int
     curves: tuple[Readings, ...]
     """At each step, ``first`` and ``last`` with it, of the samples that are trained on and,
-    where there are any, of those held out. All else is of the former."""
+    where there are any, of those held out, in their parts. All else is of the former."""
     moved: Float[np.ndarray, " t"]
     """``|f - f_first|``."""
     outputs: Float[np.ndarray, "n c"]
@@ -56,6 +56,7 @@ def segment(
     q0: Float[np.ndarray, "k c"] | None = None,
     seed: int = 0,
     farthest: float = np.inf,
+    sizes: tuple[int, ...] | None = None,
 ) -> Segment:
     """From ``f0`` at step ``first`` to step ``last``, or until the outputs have gone so far.
 
@@ -76,13 +77,17 @@ def segment(
         q0: ``J (w - origin)``, needed with weight decay.
         seed: Of the stream of mini-batches.
         farthest: The segment ends where ``|f - f0|`` is that much; it has one step at least.
+        sizes: Of the groups of samples that curves are read on apart
+            (:attr:`ttp_jax.Task.sizes`), the ``n`` first; by default these and all others.
 
     Cost: ``B k c^2`` multiply-adds a step, in float64. One compiled loop for all segments
     of a path, whatever their length.
 
     Breaks when: the model leaves its linearisation, which only the model itself can tell.
     """
-    n = len(theta) // f0.shape[1]
+    n, k = len(theta) // f0.shape[1], len(f0)
+    if sizes is None:
+        sizes = (n, k - n) if k > n else (n,)
     batches = sgd.batches(n, steps, seed)
     with jax.enable_x64(True):
         f64 = partial(jnp.asarray, dtype=jnp.float64)
@@ -101,6 +106,7 @@ def segment(
             sgd.weight_decay,
             loss=loss,
             nesterov=sgd.nesterov,
+            sizes=sizes,
         )
         read, moved = jax.tree.map(
             lambda values: np.asarray(values)[first : int(end) + 1], curves
@@ -120,7 +126,7 @@ def segment(
         )
 
 
-@partial(jax.jit, static_argnames=("loss", "nesterov"))
+@partial(jax.jit, static_argnames=("loss", "nesterov", "sizes"))
 def _loop(
     theta,
     f0,
@@ -137,6 +143,7 @@ def _loop(
     *,
     loss,
     nesterov,
+    sizes,
 ):
     n = len(theta)
 
@@ -159,7 +166,7 @@ def _loop(
 
     def noted(curves, k, f):
         moved = jnp.linalg.norm(f[:n] - f0[:n])
-        seen = (of_both(loss, f, targets, n), moved)
+        seen = (of_parts(loss, f, targets, sizes), moved)
         return jax.tree.map(lambda c, v: c.at[k].set(v), curves, seen)
 
     def goes_on(carry):
@@ -168,8 +175,7 @@ def _loop(
         return (k < last) & (near | (k == first))
 
     series = jnp.zeros(len(rates) + 1)
-    groups = 2 if len(f0) > n else 1
-    empty = (((series, series),) * groups, series)
+    empty = (((series, series),) * len(sizes), series)
     k, state, curves = jax.lax.while_loop(
         goes_on, step, (first, State.at_the_start(f0, u0, n), noted(empty, first, f0))
     )
