@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.recursion import State
@@ -40,6 +40,16 @@ class Segment:
     pull: float
     coast: float
     speed: float
+
+    def read_at(self, steps: Int[np.ndarray, " s"]) -> tuple[Readings, ...]:
+        """Its curves at steps from the first on; NaN behind where it has ended."""
+        there, at = steps <= self.last, np.minimum(steps, self.last) - self.first
+        return tuple(
+            Readings(
+                *(np.where(there, v[at], np.nan) for v in (curve.loss, curve.accuracy))
+            )
+            for curve in self.curves
+        )
 
 
 def segment(
