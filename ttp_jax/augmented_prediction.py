@@ -25,7 +25,7 @@ VIEWS = 4
 SEEN = 0.05
 """Two predictions are compared until the loss has fallen to this share of the start."""
 DOUBT_LIMIT = 0.2
-"""Of :class:`Doubt`, in ``log L``."""
+"""Largest :class:`Doubt` that is trusted, in ``log L``: a choice, not calibrated."""
 
 
 def epochs_of(task: Task, sgd: SGD, steps: int) -> int:

@@ -349,6 +349,11 @@ def run(
             first.task, first.sgd, seed=config.seed, keep=first.keep, **first.also, **asked
         )
         lines.append(str(ahead))
+        if built.task.views is not None:
+            lines.append(
+                f"that is of up to {config.views} views of each picture beside the pictures "
+                "themselves"
+            )
         if config.relinearize is not None:
             lines.append("re-linearised: as many such kernels as the path is bent")
     for line in lines:
