@@ -44,12 +44,11 @@ class Segment:
     def read_at(self, steps: Int[np.ndarray, " s"]) -> tuple[Readings, ...]:
         """Its curves at steps from the first on; NaN behind where it has ended."""
         there, at = steps <= self.last, np.minimum(steps, self.last) - self.first
-        return tuple(
-            Readings(
-                *(np.where(there, v[at], np.nan) for v in (curve.loss, curve.accuracy))
-            )
-            for curve in self.curves
-        )
+
+        def found(values: np.ndarray) -> np.ndarray:
+            return np.where(there, values[at], np.nan)
+
+        return tuple(Readings(found(c.loss), found(c.accuracy)) for c in self.curves)
 
 
 def segment(
