@@ -615,7 +615,6 @@ def test_augmented_pictures_and_batch_norm(tmp_path, capsys):
         (("predict", "--flip", "--optimizer=adam"), "got Adam"),
         (("predict", "--batch-norm=train"), "mlp has none"),
         (("sweep", "--flip"), "a sweep has no flip"),
-        (("rank", "--batch-norm=train"), "a ranking has no batch_norm"),
     ],
 )
 def test_augmented_training_that_cannot_be(options, said, tmp_path, capsys):
