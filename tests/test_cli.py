@@ -589,3 +589,37 @@ def test_masks_alone_and_attacks(command, options, tmp_path, capsys):
     status, out, err = ttp(command, *MASKED, *options, "--out", tmp_path, capsys=capsys)
     assert status == 0, err
     assert "x theory" in out
+
+
+@pytest.mark.slow
+def test_augmented_pictures_and_batch_norm(tmp_path, capsys):
+    shifted = ("--shift=2", "--flip", "--pixel-noise=2", "--views=2", "--held-out=2")
+    small = ("--per-class=5", "--batch-size=5", "--epochs=2", "--every=4")
+    for options, said in (
+        ((*SMALL, *shifted), "2 views of each picture"),
+        ((*small, "--batch-norm=train"), "BatchNorm in training mode is approximated"),
+    ):
+        common = (*options, "--out", tmp_path, "--json")
+        status, out, _ = ttp("compare", *common, capsys=capsys)
+        assert status == 0
+        printed = json.loads(out)
+        assert said in printed["trust"]["reason"]
+        assert printed["cost"]["finetune_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("predict", "--shift=40"), "smaller than the picture"),
+        (("predict", "--shift=-1"), "must not be negative"),
+        (("predict", "--flip", "--optimizer=adam"), "got Adam"),
+        (("predict", "--batch-norm=train"), "mlp has none"),
+        (("sweep", "--flip"), "a sweep has no flip"),
+    ],
+)
+def test_augmented_training_that_cannot_be(options, said, tmp_path, capsys):
+    command, *rest = options
+    status, out, err = ttp(command, *SMALL, *rest, "--out", tmp_path, capsys=capsys)
+    assert status == 2
+    assert out == ""
+    assert said in err.splitlines()[-1]

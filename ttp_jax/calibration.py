@@ -61,7 +61,7 @@ def step_in_weights(task: Task, sgd: Optimizer) -> Callable:
     """
     if isinstance(sgd, Adam):
         return _adam_in_weights(task, sgd)
-    batch_loss = outputs.batch_loss(task)
+    batch_loss = _loss(task)
 
     def step(w, v, eta, x, y, rows):
         G = jax.grad(batch_loss)(w, x, y, rows)
@@ -79,8 +79,15 @@ def step_in_weights(task: Task, sgd: Optimizer) -> Callable:
     return step
 
 
+def _loss(task: Task) -> Callable:
+    """What a step goes down, running statistics apart."""
+    stats = None if task.batch_norm is None else task.batch_norm.stats
+    loss = outputs.training_loss(task)
+    return lambda w, x, y, rows: loss(w, stats, x, y, rows)[0]
+
+
 def _adam_in_weights(task: Task, adam: Adam) -> Callable:
-    batch_loss = outputs.batch_loss(task)
+    batch_loss = _loss(task)
 
     def step(w, state, eta, x, y, rows):
         m, v, t = state

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttp_jax.accelerators.sparsity import Spread
+from ttp_jax.augmented_prediction import VIEWS
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.early_curves.elasticity import Quantity
 from ttp_jax.kernel.choice import KernelName
@@ -48,6 +49,18 @@ class Config:
     """The new head: N(0, 1/fan_in) or zeros."""
     head_scale: float | None = None
     """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
+    flip: bool = False
+    """Train on pictures that are mirrored left to right at random, anew in every epoch."""
+    shift: int = 0
+    """Move them at random by up to so many pixels, what comes in being mirrored at the edge."""
+    pixel_noise: float = 0.0
+    """Add noise of this standard deviation to every byte of them."""
+    views: int = VIEWS
+    """Views of each picture that a prediction of such training is made from; its kernel costs
+    (views + 1)^2 times as much."""
+    batch_norm: Literal["inference", "train"] = "inference"
+    """BatchNorm of the trained stages by the statistics of the weights' own training, or by
+    those of each mini-batch (train)."""
     loss: LossName = "cross_entropy"
     """cross_entropy or mse (0.5 |f - y|^2 on one-hot targets)."""
     optimizer: Literal["sgd", "adam"] = "sgd"

@@ -12,7 +12,7 @@ from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.reading import Keep
 from ttp_jax.training import loop
 from ttp_jax.training.corrected import corrected_steps
-from ttp_jax.training.plain import plain_steps
+from ttp_jax.training.plain import as_read, plain_steps
 from ttp_jax.training.staged import staged_steps
 from ttp_jax.types import Curve, InputError, Task
 
@@ -37,7 +37,8 @@ def finetune(
     the rest of its curve is NaN.
 
     Args:
-        task: What to train.
+        task: What to train: with views, those of every epoch; with ``batch_norm``, by the
+            statistics of the mini-batches, which the curve is read by as they run along.
         sgd: How.
         steps: ``T``.
         seed: Of the stream of mini-batches.
@@ -70,6 +71,16 @@ def finetune(
     what :func:`ttp_jax.training.corrected.passes` counts. Masks save nothing: the program is
     dense.
     """
+    _require_plain(
+        task,
+        {
+            "groups": groups is not None,
+            "sparsity": sparsity is not None,
+            "correction": correction is not None,
+            "attack": attack is not None,
+            "keep": task.batch_norm is not None and len(keep) > 0,
+        },
+    )
     common: dict[str, Any] = {"steps": steps, "every": every, "stop": stop, "keep": keep}
     if sparsity is None and correction is None and attack is None:
         if groups is None:
@@ -78,7 +89,7 @@ def finetune(
             if not isinstance(sgd, SGD):
                 raise InputError("groups of weights need SGD, got Adam; leave groups out")
             taking = staged_steps(task, sgd, groups, steps=steps, seed=seed)
-        return loop.run(task, taking, **common)
+        return loop.run(as_read(task), taking, **common)
     if groups is not None:
         raise InputError(
             "groups of weights are not put together with masks, corrections or attacks; leave "
@@ -97,3 +108,13 @@ def finetune(
     if correction is None:
         return curve
     return dataclasses.replace(curve, epochs={"coefficient": coefficients()})
+
+
+def _require_plain(task: Task, asked: dict[str, bool]) -> None:
+    """Refuse what is not done with views or with BatchNorm in training mode."""
+    given = [name for name, there in asked.items() if there]
+    if given and (task.views is not None or task.batch_norm is not None):
+        raise InputError(
+            "augmented training and BatchNorm in training mode take plain steps, got "
+            f"{', '.join(given)}; leave these out"
+        )

@@ -117,6 +117,7 @@ def mended(
                     u0=before.u0,
                     q0=before.q0,
                     seed=seed,
+                    sizes=task.sizes,
                 )
 
             rest = run(steps)

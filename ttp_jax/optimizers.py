@@ -19,7 +19,7 @@ class _MiniBatches:
     learning_rate: schedules.LearningRate
     weight_decay: float
     batch_size: int | None
-    sampling: _sampling.Sampling
+    sampling: _sampling.Sampling | _sampling.OfViews
     decay_toward: DecayToward
 
     def __post_init__(self) -> None:
@@ -99,7 +99,8 @@ class SGD(_MiniBatches):
         weight_decay: ``wd``, on every trained parameter.
         batch_size: ``B``; ``None`` for the full batch.
         sampling: ``"shuffle"``, ``"without_replacement"`` or ``"with_replacement"``; of no
-            effect with the full batch.
+            effect with the full batch. A prediction makes of it one of views
+            (:class:`ttp_jax.sampling.OfViews`).
         decay_toward: ``"zero"``, or ``"initial"``: ``wd (w - w_0)`` in the place of ``wd w``.
     """
 
@@ -108,7 +109,7 @@ class SGD(_MiniBatches):
     nesterov: bool = False
     weight_decay: float = 0.0
     batch_size: int | None = None
-    sampling: _sampling.Sampling = "shuffle"
+    sampling: _sampling.Sampling | _sampling.OfViews = "shuffle"
     decay_toward: DecayToward = "zero"
 
     def __post_init__(self) -> None:
@@ -169,7 +170,7 @@ class Adam(_MiniBatches):
     eps: float = 1e-8
     weight_decay: float = 0.0
     batch_size: int | None = None
-    sampling: _sampling.Sampling = "shuffle"
+    sampling: _sampling.Sampling | _sampling.OfViews = "shuffle"
     decay_toward: DecayToward = "zero"
 
     def __post_init__(self) -> None:

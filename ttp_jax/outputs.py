@@ -31,6 +31,25 @@ def loss_of(apply_fn: ApplyFn, loss: LossName):
     return of
 
 
+def training_loss(task: Task):
+    """``(params, stats, x, y, rows) -> (L, stats)``: the loss as it is trained on.
+
+    With BatchNorm in training mode by the statistics of the batch, and the running ones after
+    it; else :func:`batch_loss`, and ``stats`` as they are.
+    """
+    if task.batch_norm is None:
+        plain = batch_loss(task)
+        return lambda params, stats, x, y, rows: (plain(params, x, y, rows), stats)
+    train = task.batch_norm.train
+
+    def of(params: Params, stats: Params, x, y, rows):
+        x_batch, y_batch = (x, y) if rows is None else (x[rows], y[rows])
+        f, stats = train(params, stats, x_batch)
+        return losses.mean(task.loss, f, y_batch.astype(f.dtype)), stats
+
+    return of
+
+
 def batch_gradient(task: Task):
     """Gradient of :func:`batch_loss`, compiled once for as long as the model lives."""
     return programs.compiled(task.apply_fn, _BATCH_GRADIENTS[task.loss])

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ttp_jax import calibration, outputs
 from ttp_jax.dynamics.segment import Segment
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import Readings, of_both
+from ttp_jax.reading import Readings, of_parts
 from ttp_jax.types import Params, Task
 
 
@@ -86,7 +86,8 @@ def moved(task: Task, sgd: SGD, here: Place, before: Images, way: Segment) -> Pl
 def ends(task: Task, there: Place) -> list[tuple[float, float]]:
     """Loss and accuracy of the true outputs, of each of :attr:`Task.parts`."""
     joint = task.joint
-    read = of_both(task.loss, jnp.asarray(there.f), jnp.asarray(joint.targets), task.n)
+    f, targets = jnp.asarray(there.f), jnp.asarray(joint.targets)
+    read = of_parts(task.loss, f, targets, task.sizes)
     return [(float(loss), float(accuracy)) for loss, accuracy in read]
 
 

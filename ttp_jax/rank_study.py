@@ -21,7 +21,7 @@ RESAMPLES = 1000
 """Of the intervals of how good a ranking is."""
 _FIXED = (
     "paths", "heads", "calibrate_steps", "stop_elasticity", "stop_quantity", "stop_window",
-    "stop_patience", "stop_after_steps", *methods.OPTIONS,
+    "stop_patience", "stop_after_steps", *methods.OPTIONS, *study.OF_PICTURES,
 )  # fmt: skip
 """Options of a prediction that a ranking does not have."""
 

@@ -101,5 +101,11 @@ def at_weights(task: Task) -> Callable[[Params], list[tuple[float, float]]]:
 
 def of_both(loss: LossName, f, targets, n: int):
     """Those of the first ``n`` samples and, where there are more, of the others apart."""
-    groups = (slice(0, n), slice(n, None))[: 2 if len(f) > n else 1]
+    return of_parts(loss, f, targets, (n, len(f) - n) if len(f) > n else (n,))
+
+
+def of_parts(loss: LossName, f, targets, sizes: tuple[int, ...]):
+    """Those of so many samples each, one group after the other."""
+    ends = np.cumsum(sizes)
+    groups = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     return tuple(loss_and_accuracy(loss, f[rows], targets[rows]) for rows in groups)

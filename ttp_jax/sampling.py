@@ -1,5 +1,6 @@
 """The stream of mini-batches: one list of indices, read by the dynamics and by training."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,8 +11,21 @@ from ttp_jax.types import InputError
 Sampling = Literal["shuffle", "without_replacement", "with_replacement"]
 
 
+@dataclass(frozen=True)
+class OfViews:
+    """Batches of ``pictures`` pictures of which there are ``views`` views each.
+
+    The samples are the first view of all pictures, then the second, and so on. Epoch ``e``
+    draws its pictures as ``base`` does and takes view ``e mod views`` of each.
+    """
+
+    base: Sampling
+    pictures: int
+    views: int
+
+
 def batches(
-    n: int, batch_size: int, steps: int, sampling: Sampling, seed: int
+    n: int, batch_size: int, steps: int, sampling: Sampling | OfViews, seed: int
 ) -> Int[np.ndarray, "T B"]:
     """Indices of the samples of each step.
 
@@ -20,8 +34,13 @@ def batches(
     independent subset. ``with_replacement``: each index independent.
 
     The stream depends on the arguments alone (NumPy's Philox), not on the JAX version or
-    the device, and a longer stream starts with the shorter one.
+    the device, and a longer stream starts with the shorter one. :class:`OfViews` draws the
+    pictures that training on them would draw.
     """
+    if isinstance(sampling, OfViews):
+        rows = batches(sampling.pictures, batch_size, steps, sampling.base, seed)
+        epochs = np.arange(steps) // steps_per_epoch(sampling.pictures, batch_size)
+        return rows + (epochs % sampling.views * sampling.pictures)[:, None]
     if sampling not in get_args(Sampling):
         raise InputError(
             f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling!r}"
@@ -51,12 +70,14 @@ def steps_of(epochs: int | float, n: int, batch_size: int | None) -> int:
     return max(1, round(epochs * steps_per_epoch(n, batch_size)))
 
 
-def variance_factor(n: int, batch_size: int, sampling: Sampling) -> float:
+def variance_factor(n: int, batch_size: int, sampling: Sampling | OfViews) -> float:
     """``phi``: variance of a batch's mean over that of independent draws.
 
     1 with replacement, ``(n - B)/(n - 1)`` for a batch without repetitions, of which the
-    batches of a shuffled epoch are each one.
+    batches of a shuffled epoch are each one. Of views that of their pictures.
     """
+    if isinstance(sampling, OfViews):
+        return variance_factor(sampling.pictures, batch_size, sampling.base)
     if sampling == "with_replacement":
         return 1.0
     return (n - batch_size) / max(n - 1, 1)

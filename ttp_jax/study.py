@@ -26,6 +26,7 @@ from ttp_jax import (
 )
 from ttp_jax.chunks import map_samples
 from ttp_jax.config import Config
+from ttp_jax.data.augmentation import Augmentation
 from ttp_jax.early_curves.elasticity import ElasticityRule
 from ttp_jax.early_curves.prefix import prefix
 from ttp_jax.finetune import finetune
@@ -33,7 +34,7 @@ from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.prediction import cost_ahead, predict
-from ttp_jax.types import Curve, InputError, Params, Task, Trust
+from ttp_jax.types import BatchNorm, Curve, InputError, Params, Task, Trust
 
 Command = Literal["predict", "finetune", "compare"]
 READING_SHARE = 0.2
@@ -95,9 +96,14 @@ def build(config: Config) -> Built:
         image_size=config.image_size or network.image_size,
         held_out=config.held_out,
     )
-    x = network.preprocess(task_pictures.images)
-    if split.frozen is not None:
-        x = map_samples(split.frozen, x, largest=32, description="frozen stages")
+
+    def inputs(pictures: np.ndarray, description: str | None = None) -> np.ndarray:
+        x = network.preprocess(pictures)
+        if split.frozen is None:
+            return x
+        return map_samples(split.frozen, x, largest=32, description=description)
+
+    x = inputs(task_pictures.images, "frozen stages")
     sample, n = task_pictures.sample, task_pictures.sample.trained
     y = task_pictures.labels
     task = Task(
@@ -107,6 +113,8 @@ def build(config: Config) -> Built:
         y=y[:n],
         loss=config.loss,
         held_out=(jnp.asarray(x[n:]), y[n:]) if config.held_out else None,
+        views=_views(config, task_pictures.images[:n], inputs),
+        batch_norm=_batch_norm(config, split),
     )
     held_out = {"held_out_indices": sample.indices[n:]} if config.held_out else {}
     provenance = {
@@ -153,6 +161,34 @@ def with_optimizer(built: Built, config: Config) -> Built:
     return dataclasses.replace(
         built, sgd=sgd, steps=steps, every=every, provenance=provenance
     )
+
+
+OF_PICTURES = ("flip", "shift", "pixel_noise", "batch_norm")
+"""Options of how pictures are trained on that are for single runs alone."""
+
+
+def _views(
+    config: Config, pictures: np.ndarray, inputs: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[int], np.ndarray] | None:
+    """What each epoch trains on, made when it is asked for: of all epochs it would not fit."""
+    augmented = Augmentation(
+        config.flip, config.shift, config.pixel_noise, seed=config.seed
+    )
+    if not augmented.changes:
+        return None
+    augmented(pictures[:1], 0)  # what it refuses, it refuses now
+    return lambda epoch: inputs(augmented(pictures, epoch))
+
+
+def _batch_norm(config: Config, split: models.Split) -> BatchNorm | None:
+    if config.batch_norm == "inference":
+        return None
+    if split.batch_norm is None:
+        raise InputError(
+            f"batch_norm train needs BatchNorm in the trained stages, {config.model} has none "
+            "there; leave it out"
+        )
+    return split.batch_norm
 
 
 def _last_frozen(config: Config) -> str | None:
@@ -297,6 +333,7 @@ def run(
         # A method and the run beside it are predicted alike, by one linearisation.
         "mend": 0 if methods.asked(config) else config.mend,
         "kernel_samples": config.kernel_samples,
+        "views": config.views,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
     held_out = f" ({built.task.m} more held out)" if built.task.m else ""
@@ -312,6 +349,11 @@ def run(
             first.task, first.sgd, seed=config.seed, keep=first.keep, **first.also, **asked
         )
         lines.append(str(ahead))
+        if built.task.views is not None:
+            lines.append(
+                f"that is of up to {config.views} views of each picture beside the pictures "
+                "themselves"
+            )
         if config.relinearize is not None:
             lines.append("re-linearised: as many such kernels as the path is bent")
     for line in lines:
@@ -320,6 +362,7 @@ def run(
     if command != "finetune":
         # Adam's kernels are its own.
         alike = config.optimizer == "sgd" and not config.calibrate_steps
+        alike = alike and built.task.views is None and built.task.batch_norm is None
         for name, run in runs.items():
             shared = {}
             if kernels is not None and alike and run.task is built.task:

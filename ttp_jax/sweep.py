@@ -232,6 +232,11 @@ def sweep(
     Breaks when: a setting leaves the linearisation. Larger rates and longer runs do so first.
     """
     require_usable(grid, task.n, rank)
+    if task.views is not None or task.batch_norm is not None:
+        raise InputError(
+            "a sweep knows neither views nor BatchNorm in training mode; leave them out of the "
+            "task"
+        )
     task = dataclasses.replace(task, held_out=None)
     if isinstance(kernel, Computed) and len(kernel.theta) != task.n * task.c:
         raise InputError(

@@ -47,6 +47,26 @@ class Chain:
         return programs.kept(self, ("stages", names), lambda: replace(self, names=names))
 
 
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """A model in training mode: normalised by the statistics of each mini-batch.
+
+    Args:
+        stats: Running statistics at the start, a pytree.
+        train: ``(params, stats, x) -> (f, stats)``: the outputs of a batch by its own
+            statistics, and the running ones after it,
+            ``momentum stats + (1 - momentum) those of the batch``.
+        infer: ``(params, stats, x) -> f`` by statistics that are given, so that a sample's
+            output depends on it alone.
+        momentum: Weight of the past in the running statistics.
+    """
+
+    stats: Params
+    train: Callable[[Params, Params, Any], tuple[Array, Params]]
+    infer: Callable[[Params, Params, Any], Array]
+    momentum: float
+
+
 LossName = Literal["cross_entropy", "mse"]
 ThresholdRule = Literal["loss", "fraction_of_initial", "within_of_final"]
 
@@ -68,6 +88,15 @@ class Task:
         loss: ``"cross_entropy"`` or ``"mse"``.
         held_out: ``(x, y)`` of ``m`` samples like those above, which are not trained on:
             curves are read on them too.
+        views: The inputs ``x_e [n, ...]`` that epoch ``e`` trains on, as a function of ``e``
+            that always gives the same for the same epoch: the pictures after random flips and
+            shifts, say. Labels are ``y``, and curves are read on ``x``. ``None`` to train on
+            ``x`` itself.
+        batch_norm: To train with the statistics of each mini-batch; curves are then read by the
+            running ones of that step. ``apply_fn`` is the model by those of the start.
+            ``None`` to train ``apply_fn`` as it is.
+        apart: How many of the held-out samples, in their order, are read together; all of
+            them by default.
 
     Raises:
         InputError: Shapes, labels, dtypes or values that cannot be trained on.
@@ -79,6 +108,9 @@ class Task:
     y: Any
     loss: LossName = "cross_entropy"
     held_out: tuple[Any, Any] | None = None
+    views: Callable[[int], Any] | None = None
+    batch_norm: BatchNorm | None = None
+    apart: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(LossName):
@@ -117,6 +149,28 @@ class Task:
                 f"{shapes[1]}, got {shapes[0]}"
             )
         _require_answers("held-out y", y, c)
+        if self.apart and sum(self.apart) != len(x):
+            raise InputError(
+                f"the parts of the held-out samples must hold all {len(x)} of them, got "
+                f"{self.apart}"
+            )
+
+    def view(self, epoch: int) -> Any:
+        """What epoch ``epoch`` trains on: a view of each sample, or ``x`` where there are none.
+
+        Raises:
+            InputError: Views that are not inputs of the shape of ``x``, or not finite.
+        """
+        if self.views is None:
+            return self.x
+        seen = self.views(epoch)
+        if np.shape(seen) != np.shape(self.x):
+            raise InputError(
+                f"views must have the shape of x, {list(np.shape(self.x))}, got "
+                f"{list(np.shape(seen))} in epoch {epoch}"
+            )
+        _require_finite(f"the views of epoch {epoch}", seen)
+        return seen
 
     @property
     def n(self) -> int:
@@ -133,8 +187,18 @@ class Task:
         """The samples that are trained on and, where there are any, those held out."""
         if self.held_out is None:
             return (self,)
+        trained = replace(self, held_out=None, apart=())
         x, y = self.held_out
-        return replace(self, held_out=None), replace(self, x=x, y=y, held_out=None)
+        ends = np.cumsum(self.sizes[1:])
+        rows = [slice(a - size, a) for a, size in zip(ends, self.sizes[1:], strict=True)]
+        return trained, *(replace(trained, x=x[part], y=y[part]) for part in rows)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many samples each of :attr:`parts` has."""
+        if self.held_out is None:
+            return (self.n,)
+        return (self.n, *(self.apart or (self.m,)))
 
     @property
     def joint(self) -> "Task":
@@ -148,7 +212,7 @@ class Task:
                 [part.targets for part in self.parts],
             )
         )
-        return replace(self, x=x, y=y, held_out=None)
+        return replace(self, x=x, y=y, held_out=None, apart=())
 
     @property
     def c(self) -> int:

@@ -6,12 +6,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ttp_jax.dynamics import recursion
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
-from ttp_jax.reading import Readings, of_both
+from ttp_jax.reading import Readings, of_parts
 from ttp_jax.types import LossName
 
 
@@ -29,7 +29,7 @@ class Segment:
     last: int
     curves: tuple[Readings, ...]
     """At each step, ``first`` and ``last`` with it, of the samples that are trained on and,
-    where there are any, of those held out. All else is of the former."""
+    where there are any, of those held out, in their parts. All else is of the former."""
     moved: Float[np.ndarray, " t"]
     """``|f - f_first|``."""
     outputs: Float[np.ndarray, "n c"]
@@ -40,6 +40,15 @@ class Segment:
     pull: float
     coast: float
     speed: float
+
+    def read_at(self, steps: Int[np.ndarray, " s"]) -> tuple[Readings, ...]:
+        """Its curves at steps from the first on; NaN behind where it has ended."""
+        there, at = steps <= self.last, np.minimum(steps, self.last) - self.first
+
+        def found(values: np.ndarray) -> np.ndarray:
+            return np.where(there, values[at], np.nan)
+
+        return tuple(Readings(found(c.loss), found(c.accuracy)) for c in self.curves)
 
 
 def segment(
@@ -56,6 +65,7 @@ def segment(
     q0: Float[np.ndarray, "k c"] | None = None,
     seed: int = 0,
     farthest: float = np.inf,
+    sizes: tuple[int, ...] | None = None,
 ) -> Segment:
     """From ``f0`` at step ``first`` to step ``last``, or until the outputs have gone so far.
 
@@ -76,13 +86,17 @@ def segment(
         q0: ``J (w - origin)``, needed with weight decay.
         seed: Of the stream of mini-batches.
         farthest: The segment ends where ``|f - f0|`` is that much; it has one step at least.
+        sizes: Of the groups of samples that curves are read on apart
+            (:attr:`ttp_jax.Task.sizes`), the ``n`` first; by default these and all others.
 
     Cost: ``B k c^2`` multiply-adds a step, in float64. One compiled loop for all segments
     of a path, whatever their length.
 
     Breaks when: the model leaves its linearisation, which only the model itself can tell.
     """
-    n = len(theta) // f0.shape[1]
+    n, k = len(theta) // f0.shape[1], len(f0)
+    if sizes is None:
+        sizes = (n, k - n) if k > n else (n,)
     batches = sgd.batches(n, steps, seed)
     with jax.enable_x64(True):
         f64 = partial(jnp.asarray, dtype=jnp.float64)
@@ -101,6 +115,7 @@ def segment(
             sgd.weight_decay,
             loss=loss,
             nesterov=sgd.nesterov,
+            sizes=sizes,
         )
         read, moved = jax.tree.map(
             lambda values: np.asarray(values)[first : int(end) + 1], curves
@@ -120,7 +135,7 @@ def segment(
         )
 
 
-@partial(jax.jit, static_argnames=("loss", "nesterov"))
+@partial(jax.jit, static_argnames=("loss", "nesterov", "sizes"))
 def _loop(
     theta,
     f0,
@@ -137,6 +152,7 @@ def _loop(
     *,
     loss,
     nesterov,
+    sizes,
 ):
     n = len(theta)
 
@@ -159,7 +175,7 @@ def _loop(
 
     def noted(curves, k, f):
         moved = jnp.linalg.norm(f[:n] - f0[:n])
-        seen = (of_both(loss, f, targets, n), moved)
+        seen = (of_parts(loss, f, targets, sizes), moved)
         return jax.tree.map(lambda c, v: c.at[k].set(v), curves, seen)
 
     def goes_on(carry):
@@ -168,8 +184,7 @@ def _loop(
         return (k < last) & (near | (k == first))
 
     series = jnp.zeros(len(rates) + 1)
-    groups = 2 if len(f0) > n else 1
-    empty = (((series, series),) * groups, series)
+    empty = (((series, series),) * len(sizes), series)
     k, state, curves = jax.lax.while_loop(
         goes_on, step, (first, State.at_the_start(f0, u0, n), noted(empty, first, f0))
     )

@@ -67,12 +67,16 @@ def last_layer(apply_fn: ApplyFn, params: Params, x) -> Part:
 
     What stands in the same container of the pytree as that tensor belongs to it.
     """
+    return part(apply_fn, params, last_layer_leaves(apply_fn, params, x))
+
+
+def last_layer_leaves(apply_fn: ApplyFn, params: Params, x) -> list[int]:
+    """Places of these weights among the leaves of ``params``."""
     traced = taps.trace(apply_fn, params, x)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     last = max(traced.taps, key=lambda leaf: traced.taps[leaf].path)
     home = paths[last][:-1]
-    own = [k for k, path in enumerate(paths) if path[: len(home)] == home]
-    return part(apply_fn, params, own)
+    return [k for k, path in enumerate(paths) if path[: len(home)] == home]
 
 
 def part(apply_fn: ApplyFn, params: Params, leaves: list[int]) -> Part:

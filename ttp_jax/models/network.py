@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
+from ttp_jax.models.resnet import BN_MOMENTUM
 from ttp_jax.models.staged import Staged
-from ttp_jax.types import Chain, InputError, Params
+from ttp_jax.types import BatchNorm, Chain, InputError, Params
 
 HeadInit = Literal["lecun_normal", "zeros"]
 FrozenFn = Callable[[Any], Any]
@@ -73,6 +74,8 @@ class Split(NamedTuple):
     """``{stage: ...}``: exactly the weights that are trained."""
     frozen: FrozenFn | None
     """``None`` where every stage is trained."""
+    batch_norm: BatchNorm | None
+    """The trained stages in training mode; ``None`` where they have no BatchNorm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +170,9 @@ class Network:
 
         ``apply_fn(params, frozen(x)) = model(x)``. With ``None`` every stage is trained.
         BatchNorm statistics are constants of ``apply_fn``, scales and shifts parameters.
+        In training mode (``batch_norm``) those of the trained stages follow the mini-batches,
+        by Flax's convention: variances divided by the number of values, the past weighed by
+        0.9. Frozen stages stay as they are.
 
         Raises:
             InputError: A name that is no stage, or the head, after which nothing is left.
@@ -181,9 +187,21 @@ class Network:
             )
 
         apply_fn = Chain(after, run)
+        batch_norm = None
+        if jax.tree.leaves(stats):
+            batch_norm = BatchNorm(
+                stats=stats,
+                train=lambda params, stats, x: self.model.apply_train(
+                    {"params": params, "batch_stats": stats}, x, names=after
+                ),
+                infer=lambda params, stats, x: self.model.apply(
+                    {"params": params, "batch_stats": stats}, x, names=after
+                ),
+                momentum=BN_MOMENTUM,
+            )
 
         if not before:
-            return Split(apply_fn, params, None)
+            return Split(apply_fn, params, None, batch_norm)
         fixed = {
             collection: {name: stages[name] for name in before}
             for collection, stages in self.variables.items()
@@ -191,7 +209,7 @@ class Network:
         # The weights are an argument of the compiled function: as constants they would
         # be copied into the program and folded.
         first = jax.jit(lambda fixed, x: self.model.apply(fixed, x, names=before))
-        return Split(apply_fn, params, lambda x: first(fixed, x))
+        return Split(apply_fn, params, lambda x: first(fixed, x), batch_norm)
 
     def _cut(self, freeze_until: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if freeze_until is None:

@@ -70,13 +70,17 @@ class Staged:
                 x = module.apply(_of(variables, name), x)
         return x
 
-    def apply_train(self, variables: Variables, x: Any) -> tuple[Any, dict[str, Any]]:
-        """Run all stages with the statistics of this batch; outputs and new statistics.
+    def apply_train(
+        self, variables: Variables, x: Any, *, names: Sequence[str] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The same with the statistics of this batch; outputs and new running statistics.
 
-        Only pre-training wants this: the output of a sample depends on its batch.
+        The output of a sample then depends on its batch.
         """
         batch_stats = {}
         for name, module in self.stages:
+            if names is not None and name not in names:
+                continue
             x, changed = module.apply(
                 _of(variables, name), x, train=True, mutable=["batch_stats"]
             )

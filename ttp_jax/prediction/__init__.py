@@ -3,13 +3,14 @@
 :func:`predict` finds the way of predicting that fits what was asked for; each way is a module:
 :mod:`~ttp_jax.prediction.mended` (the default), :mod:`~ttp_jax.prediction.linearised` (the
 paper's), :mod:`~ttp_jax.prediction.relinearized`, :mod:`~ttp_jax.prediction.grouped`,
-:mod:`~ttp_jax.prediction.masked` and :mod:`~ttp_jax.prediction.adam`.
+:mod:`~ttp_jax.prediction.masked`, :mod:`~ttp_jax.prediction.adam`,
+:mod:`~ttp_jax.prediction.augmented` and :mod:`~ttp_jax.prediction.batch_norm`.
 """
 
 import dataclasses
 from typing import Any
 
-from ttp_jax import calibration, mending
+from ttp_jax import augmented_prediction, calibration, mending
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.attacks import Attack
@@ -20,6 +21,8 @@ from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import Adam, Optimizer
 from ttp_jax.prediction import (
     adam,
+    augmented,
+    batch_norm,
     grouped,
     linearised,
     masked,
@@ -56,6 +59,7 @@ def predict(
     correction: Correction | None = None,
     attack: Attack | None = None,
     groups: Groups | None = None,
+    views: int = augmented_prediction.VIEWS,
     memory_budget_bytes: int | None = None,
 ) -> Curve:
     """Predict the training curve of a task under an optimiser.
@@ -113,6 +117,11 @@ def predict(
             (:mod:`ttp_jax.dynamics.grouped`; solvers ``"simulate"`` and ``"moments"``, one
             linearisation). The seconds are then those of each stage, and ``trust`` rests on
             gaps alone.
+        views: Of a task with views: so many of each sample stand for a new one in every epoch
+            (:mod:`ttp_jax.augmented_prediction`; solver ``"simulate"`` of SGD, with mends or
+            once linearised). No more than there are epochs are used, and with as many a linear
+            model is predicted exactly. The kernel takes ``views + 1`` times the backward
+            passes and ``(views + 1)^2`` times the products and the memory.
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:
@@ -152,6 +161,7 @@ def predict(
         correction=correction,
         attack=attack,
         groups=groups,
+        views=views,
         memory_budget_bytes=memory_budget_bytes,
     )
     way = _usable(asked)
@@ -233,6 +243,10 @@ def _usable(asked: Asked) -> Way:
 
 
 def _way(asked: Asked) -> Way:
+    if asked.task.batch_norm is not None:
+        return batch_norm.WAY
+    if asked.task.views is not None:
+        return augmented.WAY
     if asked.sparsity is not None or asked.correction is not None:
         return masked.WAY
     if asked.groups is not None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int
 
-from ttp_jax import extrapolation, mending, relinearization
+from ttp_jax import augmented_prediction, extrapolation, mending, relinearization
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.attacks import Attack
@@ -48,6 +48,7 @@ class Asked:
     correction: Correction | None = None
     attack: Attack | None = None
     groups: Groups | None = None
+    views: int = augmented_prediction.VIEWS
     memory_budget_bytes: int | None = None
 
     @property

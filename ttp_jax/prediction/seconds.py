@@ -1,11 +1,12 @@
 """Seconds and operations of the training that is predicted, from a few timed steps."""
 
+import time
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, stage_costs
+from ttp_jax import calibration, sampling, stage_costs
 from ttp_jax.accelerators import correction
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Parts
@@ -36,6 +37,11 @@ def of_training(asked: Asked, forward_flops: float, parts: Parts) -> Seconds:
         step_s, samples = calibration.step_seconds(
             task, optimizer, at_most=task.n if few is None else few // 2
         )
+        if task.views is not None:
+            begin = time.perf_counter()
+            task.view(0)
+            took = time.perf_counter() - begin
+            step_s += took / sampling.steps_per_epoch(task.n, optimizer.batch_size)
         dearer = 1.0
         if asked.correction is not None and optimizer.batch_size is not None:
             batch = optimizer.batch_size
