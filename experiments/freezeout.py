@@ -224,7 +224,7 @@ def _both(on: _Setting, rates: np.ndarray, real: Curve) -> tuple[dict, dict[str,
     )
     ended = real.kept is not None and len(real.kept.steps) == 1
     ends = {
-        "predicted": path.kept[0],
+        "predicted": path.kept.outputs[0],
         "measured": real.kept.outputs[0] if ended and real.kept else None,
     }
     both = {"predicted": predicted, "measured": real}

@@ -38,6 +38,7 @@ def _changed(config: Config, runs: Runs) -> Runs:
         run,
         sgd=dataclasses.replace(run.sgd, learning_rate=rates),
         also={**run.also, "groups": groups},
+        shares=freeze.shares(run.steps, groups.count),
     )
     return {**runs, "": own}
 
@@ -79,7 +80,7 @@ def _freeze(config: Config, t0: float | str, run: Run, groups: Groups) -> Freeze
 
 def _linearised(run: Run, groups: Groups) -> grouped_prediction.Linearised:
     assert run.kernel is not None
-    shares = run.kernel(groups).shares
+    shares = run.kernel(run.task, groups).shares
     assert shares is not None
     decayed = run.sgd.weight_decay > 0 and run.sgd.decay_toward == "zero"
     return grouped_prediction.linearised(run.task, groups, shares, decayed=decayed)

@@ -1,4 +1,10 @@
-"""Snapshot ensembles: what one is worth, predicted and measured, beside a plain run."""
+"""Snapshot ensembles: what one is worth, predicted and measured, beside a plain run.
+
+With freezeout the rate of a group at step ``t`` is ``alpha(t) share_g(t)``: the cycles' rate
+times what the group takes of it, ``1/t_g`` (or 1, unscaled) until its time to freeze and 0 from
+there on, wherever in a cycle that is. FreezeOut's own cosine is not in it. All snapshots share
+what was frozen before them.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,15 +48,15 @@ def planned(config: Config, steps: int) -> tuple[Plan, int]:
 def _changed(config: Config, runs: Runs) -> Runs:
     run, plain = runs[""], runs[PLAIN]
     assert isinstance(run.sgd, SGD)
-    if "groups" in run.also:
+    if config.t0 == "best":
         raise InputError(
-            "method 'snapshot' and a method with rates by group both set the learning rates, "
-            f"got {config.method!r}; take one of them"
+            "t0 best is chosen for freezeout's own cosines, and snapshot has others, got "
+            f"{config.method!r}; give t0 as a number"
         )
     plan, _ = planned(config, run.steps)
     return {
         **runs,
-        "": dataclasses.replace(run, sgd=plan.of(run.sgd), keep=plan.keep),
+        "": dataclasses.replace(run, sgd=plan.of(run.sgd, run.shares), keep=plan.keep),
         PLAIN: dataclasses.replace(plain, keep=[plain.steps]),
     }
 
