@@ -30,6 +30,11 @@ def _changed(config: Config, runs: Runs) -> Runs:
     run = runs[""]
     assert isinstance(run.sgd, SGD)
     _require_predictable(config)
+    if config.t0 == "best" and "snapshot" in config.method.split("+"):
+        raise InputError(
+            "t0 best is chosen for freezeout's own cosines, and snapshot has others, got "
+            f"{config.method!r}; give t0 as a number"
+        )
     by = ("stages",) if config.groups is None else config.groups
     groups = grouped(run.task.apply_fn, run.task.params, run.task.x, by)
     freeze = _freeze(config, T0 if config.t0 is None else config.t0, run, groups)

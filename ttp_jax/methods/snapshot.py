@@ -27,7 +27,7 @@ from ttp_jax.methods.method import (
     speed_up,
 )
 from ttp_jax.optimizers import SGD
-from ttp_jax.types import Curve, InputError, Kept, Task
+from ttp_jax.types import Curve, Kept, Task
 
 CYCLES = 4
 """By default."""
@@ -48,11 +48,6 @@ def planned(config: Config, steps: int) -> tuple[Plan, int]:
 def _changed(config: Config, runs: Runs) -> Runs:
     run, plain = runs[""], runs[PLAIN]
     assert isinstance(run.sgd, SGD)
-    if config.t0 == "best":
-        raise InputError(
-            "t0 best is chosen for freezeout's own cosines, and snapshot has others, got "
-            f"{config.method!r}; give t0 as a number"
-        )
     plan, _ = planned(config, run.steps)
     return {
         **runs,

@@ -1,0 +1,155 @@
+"""Every training method and two of them together: speed-up predicted, measured, and its price.
+
+    python -m experiments.speed_ups paper --data data      TIME
+    python -m experiments.speed_ups smoke                  half a minute
+    python -m experiments.speed_ups table                  from the records there are
+
+The plain run has its rate and schedule (constant or cosine) from a ladder, by the loss on half
+of the held-out pictures. The methods have its budget of steps and begin at the rate of the best
+cosine run: snapshots (four cycles, all averaged), FreezeOut (t_0 = 0.8, cubic, scaled), masks
+that keep the largest 40 % of the weights, and the compositions: snapshots on a frozen prefix
+(``freezeout+snapshot``) and a mask with FreezeOut (``freezeout+agent``). Every run is predicted
+from one kernel in shares of groups, that of a masked network from its own. What is told of
+held-out pictures is told of the other half. Three tasks (an MLP from random weights on digits;
+the embedded residual network on sign-language digits and on CIFAR-10), three seeds.
+
+One table puts them beside the methods' own experiments, from the records committed there:
+snapshots, FreezeOut, and AGENT and alpha-SVRG, which stand beside the same masks without a
+correction (their operations are steps times passes).
+
+EXPECT
+"""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import harness
+from experiments.freezeout_tables import best
+from experiments.speed_up_tables import draw
+from experiments.staging import Setting, both, plain_rates, setting
+from ttp_jax import grouped_prediction, study
+from ttp_jax.accelerators import snapshot
+from ttp_jax.accelerators.freezeout import FreezeOut
+from ttp_jax.accelerators.plan import Plan
+from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.finetune import finetune
+from ttp_jax.types import Curve
+
+FREEZE = FreezeOut(0.8, "cubic")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A task, and what is tried on it."""
+
+    task: study.Config
+    ladder: tuple[float, ...] = (1.0, 2.0, 4.0)
+    """Rates of the plain run, over the task's own."""
+    cycles: int = 4
+    density: float = 0.4
+
+
+BASE = study.Config(
+    mend=0, per_class=20, held_out=20, epochs=24, batch_size=20, every=3, momentum=0.9
+)
+
+
+def smoke(data: Path) -> list[Config]:
+    """One small network on few pictures."""
+    task = study.Config(
+        mend=0,
+        model="mlp", weights="random", image_size=8, per_class=6, held_out=4,
+        batch_size=6, epochs=8, lr=2e-4, every=2,
+    )  # fmt: skip
+    return [Config(task, (1.0,), cycles=2)]
+
+
+def paper(data: Path) -> list[Config]:
+    """Three tasks, three seeds; one seed after the other."""
+    embedded = [
+        dataclasses.replace(BASE, data=f"npz:{data / 'datasets' / name}.npz", lr=lr)
+        for name, lr in (("signdigits10_100", 1.2e-3), ("cifar10_jpeg32", 3e-4))
+    ]
+    mlp = dataclasses.replace(
+        BASE, model="mlp", weights="random", data="digits", image_size=8, lr=3e-4
+    )
+    return [
+        Config(dataclasses.replace(task, seed=seed))
+        for seed in range(3)
+        for task in (mlp, *embedded)
+    ]
+
+
+def run(config: Config, out: Path) -> None:
+    """All runs on one task, one record."""
+    harness.once("speed_ups", config, out, lambda: _made(config))
+
+
+def _made(config: Config) -> harness.Made:
+    built = study.build(config.task)
+    masks = Sparsity(config.density, start="magnitude", seed=config.task.seed)
+    dense = setting(built, config.task)
+    masked = setting(built, config.task, masks)
+    steps, count = built.steps, dense.groups.count
+    ladder, of_plain = [], {}
+    for schedule, factor in itertools.product(("constant", "cosine"), config.ladder):
+        rate = factor * config.task.lr
+        rates = dense.alike(plain_rates(schedule, rate, steps))
+        found = both(dense, rates, _real(dense, rates, [steps]))
+        ladder.append({"schedule": schedule, "rate": rate, **found[0]})
+        of_plain[schedule, rate] = found[1]
+    chosen = best(ladder)
+    alpha = best([entry for entry in ladder if entry["schedule"] == "cosine"])["rate"]
+    curves = {
+        f"plain_{side}": curve
+        for side, curve in of_plain[chosen["schedule"], chosen["rate"]].items()
+    }
+    cycles = snapshot.snapshots(alpha, steps, config.cycles)
+    cosine = Plan(plain_rates("cosine", alpha, steps), np.array([steps]))
+    shares = FREEZE.shares(steps, count)
+    freezing = FREEZE.rates(alpha, steps, count)
+    of_method = {
+        "snapshot": (dense, _rates(cycles, np.ones_like(shares)), cycles.keep),
+        "freezeout": (dense, freezing, cosine.keep),
+        "masks": (masked, dense.alike(cosine.learning_rates), cosine.keep),
+        "freezeout+snapshot": (dense, _rates(cycles, shares), cycles.keep),
+        "freezeout+agent": (masked, freezing, cosine.keep),
+    }
+    runs = []
+    for method, (on, rates, keep) in of_method.items():
+        told, of_run = both(on, rates, _real(on, rates, keep), keep=keep)
+        path = grouped_prediction.simulated(on.start, on.by(rates), **on.asked())
+        verdict = grouped_prediction.judged(
+            on.start, on.by(rates), path, path.curves[0].loss, steps=steps
+        )
+        runs.append({"method": method, "trust": study.verdict(verdict), **told})
+        curves |= {f"{method}_{side}": curve for side, curve in of_run.items()}
+    result: dict[str, Any] = {
+        "groups": dense.groups.names,
+        "shares_of_a_step": [stage.share for stage in dense.costs],
+        "alpha": alpha,
+        "ladder": ladder,
+        "runs": runs,
+    }
+    return harness.Made(result, built.provenance, curves)
+
+
+def _rates(plan: Plan, shares: np.ndarray) -> np.ndarray:
+    return plan.learning_rates[:, None] * shares
+
+
+def _real(on: Setting, rates: np.ndarray, keep) -> Curve:
+    asked = {**on.asked(), "groups": on.groups, "keep": keep}
+    real = finetune(on.task, on.by(rates), **asked)
+    return dataclasses.replace(real, batch_loss=None)
+
+
+EXPERIMENT = harness.Experiment("speed_ups", {"smoke": smoke, "paper": paper}, run, draw)
+
+if __name__ == "__main__":
+    harness.main(EXPERIMENT, __doc__)
