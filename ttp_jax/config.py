@@ -173,8 +173,8 @@ class Config:
     drop: float | None = None
     """Of agent: share of the weights that the first mask update moves; 0.3 by default."""
     correction: Literal["none", "agent", "alpha_svrg", "svrg"] | None = None
-    """Of agent: how mini-batch gradients are corrected; by agent's own rule by default, together
-    with other methods not at all."""
+    """Of agent: how mini-batch gradients are corrected; by agent's own rule by default, not at
+    all together with other methods."""
     gamma: float | None = None
     """Of agent: its coefficient over the agreement of losses it follows; 0.1 by default."""
     coefficient: float | None = None

@@ -299,14 +299,14 @@ def operations_share(task: Task, masks: Masks) -> float:
     """
     traced = taps.traced(dense(task.apply_fn), task.params, task.x)
     leaves = jax.tree.leaves(masks)
-    dense = {
+    whole = {
         leaf: tap.product.positions * tap.product.columns
         for leaf, tap in traced.taps.items()
     }
     left = sum(
-        count * float(jnp.mean(leaves[leaf].astype(float))) for leaf, count in dense.items()
+        count * float(jnp.mean(leaves[leaf].astype(float))) for leaf, count in whole.items()
     )
-    return left / max(sum(dense.values()), 1)
+    return left / max(sum(whole.values()), 1)
 
 
 def density_of(masks: Masks) -> tuple[int, int]:
