@@ -252,10 +252,10 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         "experiments.speed_ups table`. Pairs are predicted / measured. Speed-ups are the cost "
         f"of the run beside to {shares} of the initial loss over the method's: above 1 the "
         "method saves, 0 where it never arrives and the other does, inf the other way round; "
-        "medians (the lower) over runs and thresholds that either really reaches. Losses at the "
-        "end are over those of the run beside, medians; points of held-out accuracy more, mean, "
-        f"measured. Within {GOAL:.0%} and the right sign (ratios within {MARGIN:.0%} of one "
-        "count as one): of the predicted speed-ups in operations.\n\n"
+        "medians (the lower) over runs and thresholds that either really reaches. Losses at "
+        "the end are over those of the run beside, medians; points of held-out accuracy more, "
+        f"mean, measured. Within {GOAL:.0%} and the right sign (ratios within {MARGIN:.0%} of "
+        "one count as one): of the predicted speed-ups in operations.\n\n"
     )
     text += harness.table(head, rows)
     text += (

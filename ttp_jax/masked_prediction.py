@@ -4,8 +4,8 @@ Masks that stay are a part of the model (:func:`ttp_jax.accelerators.sparsity.se
 kernel is ``J diag(s) J^T``, and one linearisation is followed to the end. Where masks move the
 weights are moved along the predicted path to each update, the masks are updated there as the
 real run would update them (by the true model's gradient on that step's mini-batch, at weights
-that no training step has led to), and the model is linearised again: outputs jump by what was dropped, the kernel by what was dropped
-and grown.
+that no training step has led to), and the model is linearised again: outputs jump by what was
+dropped, the kernel by what was dropped and grown.
 """
 
 import dataclasses
