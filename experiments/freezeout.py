@@ -117,8 +117,8 @@ def _made(config: Config) -> harness.Made:
         rates = plain_rates(schedule, rate, steps)
         real = finetune(on.task, on.by(rates), keep=[steps], **on.asked())
         found = both(on, on.alike(rates), real)
-        ladder.append({"schedule": schedule, "rate": rate, **found[0]})
-        return found[1]
+        ladder.append({"schedule": schedule, "rate": rate, **found.told})
+        return found.curves
 
     of_plain = {
         (schedule, factor): plain(schedule, factor * config.task.lr)
@@ -131,16 +131,15 @@ def _made(config: Config) -> harness.Made:
     runs = []
 
     def keep(common: dict[str, Any], rates: np.ndarray, real: Curve) -> None:
-        found, of_run = both(on, rates, real)
+        found = both(on, rates, real)
         ends = (rates > 0).sum(axis=0)
-        path = grouped_prediction.simulated(on.start, on.by(rates), **on.asked())
         verdict = grouped_prediction.judged(
-            on.start, on.by(rates), path, path.curves[0].loss, steps=steps
+            on.start, on.by(rates), found.path, found.path.curves[0].loss, steps=steps
         )
         runs.append(
-            {**common, "freezes_at": ends, "trust": study.verdict(verdict), **found}
+            {**common, "freezes_at": ends, "trust": study.verdict(verdict), **found.told}
         )
-        curves.update({f"{named(common)}_{side}": curve for side, curve in of_run.items()})
+        curves.update({f"{named(common)}_{side}": c for side, c in found.curves.items()})
 
     freezes = [FreezeOut(1.0)]
     freezes += [FreezeOut(t0, how, s) for how, s in config.kinds for t0 in config.t0]  # type: ignore[arg-type]

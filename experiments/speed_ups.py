@@ -32,10 +32,9 @@ from experiments import harness
 from experiments.freezeout_tables import best
 from experiments.speed_up_tables import draw
 from experiments.staging import Setting, both, plain_rates, setting
-from ttp_jax import grouped_prediction, study
+from ttp_jax import grouped_prediction, schedules, study
 from ttp_jax.accelerators import snapshot
 from ttp_jax.accelerators.freezeout import FreezeOut
-from ttp_jax.accelerators.plan import Plan
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.finetune import finetune
 from ttp_jax.types import Curve
@@ -96,13 +95,15 @@ def _made(config: Config) -> harness.Made:
     dense = setting(built, config.task)
     masked = setting(built, config.task, masks)
     steps, count = built.steps, dense.groups.count
+    # Of all runs, so that they share their programs.
+    keep = schedules.cycle_ends(steps, config.cycles)
     ladder, of_plain = [], {}
     for schedule, factor in itertools.product(("constant", "cosine"), config.ladder):
         rate = factor * config.task.lr
         rates = dense.alike(plain_rates(schedule, rate, steps))
-        found = both(dense, rates, _real(dense, rates, [steps]))
-        ladder.append({"schedule": schedule, "rate": rate, **found[0]})
-        of_plain[schedule, rate] = found[1]
+        found = both(dense, rates, _real(dense, rates, keep), keep=keep)
+        ladder.append({"schedule": schedule, "rate": rate, **found.told})
+        of_plain[schedule, rate] = found.curves
     chosen = best(ladder)
     alpha = best([entry for entry in ladder if entry["schedule"] == "cosine"])["rate"]
     curves = {
@@ -110,25 +111,28 @@ def _made(config: Config) -> harness.Made:
         for side, curve in of_plain[chosen["schedule"], chosen["rate"]].items()
     }
     cycles = snapshot.snapshots(alpha, steps, config.cycles)
-    cosine = Plan(plain_rates("cosine", alpha, steps), np.array([steps]))
-    shares = FREEZE.shares(steps, count)
+    cosine = plain_rates("cosine", alpha, steps)
+    both_of = cycles.of(dense.sgd, FREEZE.shares(steps, count)).grouped_rates(steps, count)
     freezing = FREEZE.rates(alpha, steps, count)
     of_method = {
-        "snapshot": (dense, _rates(cycles, np.ones_like(shares)), cycles.keep),
-        "freezeout": (dense, freezing, cosine.keep),
-        "masks": (masked, dense.alike(cosine.learning_rates), cosine.keep),
-        "freezeout+snapshot": (dense, _rates(cycles, shares), cycles.keep),
-        "freezeout+agent": (masked, freezing, cosine.keep),
+        "snapshot": (dense, dense.alike(cycles.learning_rates), config.cycles),
+        "freezeout": (dense, freezing, 1),
+        "masks": (masked, dense.alike(cosine), 1),
+        "freezeout+snapshot": (
+            dense,
+            cycles.of(dense.sgd, shares).learning_rate,
+            config.cycles,
+        ),
+        "freezeout+agent": (masked, freezing, 1),
     }
     runs = []
-    for method, (on, rates, keep) in of_method.items():
-        told, of_run = both(on, rates, _real(on, rates, keep), keep=keep)
-        path = grouped_prediction.simulated(on.start, on.by(rates), **on.asked())
+    for method, (on, rates, averaged) in of_method.items():
+        found = both(on, rates, _real(on, rates, keep), keep=keep, averaged=averaged)
         verdict = grouped_prediction.judged(
-            on.start, on.by(rates), path, path.curves[0].loss, steps=steps
+            on.start, on.by(rates), found.path, found.path.curves[0].loss, steps=steps
         )
-        runs.append({"method": method, "trust": study.verdict(verdict), **told})
-        curves |= {f"{method}_{side}": curve for side, curve in of_run.items()}
+        runs.append({"method": method, "trust": study.verdict(verdict), **found.told})
+        curves |= {f"{method}_{side}": curve for side, curve in found.curves.items()}
     result: dict[str, Any] = {
         "groups": dense.groups.names,
         "shares_of_a_step": [stage.share for stage in dense.costs],
@@ -137,10 +141,6 @@ def _made(config: Config) -> harness.Made:
         "runs": runs,
     }
     return harness.Made(result, built.provenance, curves)
-
-
-def _rates(plan: Plan, shares: np.ndarray) -> np.ndarray:
-    return plan.learning_rates[:, None] * shares
 
 
 def _real(on: Setting, rates: np.ndarray, keep) -> Curve:

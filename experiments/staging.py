@@ -12,6 +12,7 @@ from ttp_jax import grouped_prediction, outputs, schedules, stage_costs, study
 from ttp_jax.accelerators import ensemble
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.dynamics.grouped import GroupedPath
 from ttp_jax.groups import Groups, grouped
 from ttp_jax.optimizers import SGD
 from ttp_jax.types import Curve, Task
@@ -71,16 +72,33 @@ def plain_rates(schedule: str, rate: float, steps: int) -> np.ndarray:
     return schedules.cosine(rate, steps) if schedule == "cosine" else np.full(steps, rate)
 
 
+@dataclass(frozen=True)
+class Both:
+    """A run on both sides."""
+
+    told: dict[str, Any]
+    """By side: quality at the end, operations and seconds."""
+    curves: dict[str, Curve]
+    path: GroupedPath
+    """As predicted."""
+
+
 def both(
-    on: Setting, rates: np.ndarray, real: Curve, *, keep: Sequence[int] = ()
-) -> tuple[dict[str, Any], dict[str, Curve]]:
-    """What is told of both sides of a run, and their curves.
+    on: Setting,
+    rates: np.ndarray,
+    real: Curve,
+    *,
+    keep: Sequence[int] = (),
+    averaged: int = 1,
+) -> Both:
+    """What is told of both sides of a run.
 
     Args:
         on: The task.
         rates: ``[T, G]``, which ``real`` was run by.
         real: With these models kept.
-        keep: Steps whose models are averaged; the end alone by default.
+        keep: Steps whose models are kept, the end among them; it alone by default.
+        averaged: The last so many of them are averaged.
     """
     steps = on.built.steps
     keep = keep if len(keep) else [steps]
@@ -98,11 +116,12 @@ def both(
     )
     ended = real.kept is not None and len(real.kept.steps) == len(keep)
     ends = {
-        "predicted": path.kept.outputs,
-        "measured": real.kept.outputs if ended and real.kept else None,
+        "predicted": path.kept.outputs[-averaged:],
+        "measured": real.kept.outputs[-averaged:] if ended and real.kept else None,
     }
-    sides = {"predicted": predicted, "measured": real}
-    return {side: _told(on, curve, ends[side]) for side, curve in sides.items()}, sides
+    curves = {"predicted": predicted, "measured": real}
+    told = {side: _told(on, curve, ends[side]) for side, curve in curves.items()}
+    return Both(told, curves, path)
 
 
 def _told(on: Setting, curve: Curve, ends: np.ndarray | None) -> dict[str, Any]:
