@@ -118,11 +118,7 @@ def _made(config: Config) -> harness.Made:
         "snapshot": (dense, dense.alike(cycles.learning_rates), config.cycles),
         "freezeout": (dense, freezing, 1),
         "masks": (masked, dense.alike(cosine), 1),
-        "freezeout+snapshot": (
-            dense,
-            cycles.of(dense.sgd, shares).learning_rate,
-            config.cycles,
-        ),
+        "freezeout+snapshot": (dense, both_of, config.cycles),
         "freezeout+agent": (masked, freezing, 1),
     }
     runs = []
