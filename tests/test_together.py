@@ -11,7 +11,7 @@ import pytest
 import ttp_jax as ttp
 from tests.dynamics.test_grouped import problem, three_groups
 from tests.test_groups import chain
-from ttp_jax import methods, outputs
+from ttp_jax import mending, methods, outputs
 from ttp_jax.accelerators import snapshot
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.correction import Agent
@@ -269,3 +269,18 @@ def test_methods_change_a_run_one_after_the_other():
     assert list(own.keep) == [6, 12, 18, 22]
     assert beside.task is task
     assert beside.sgd == plain.sgd
+
+
+def test_mending_a_masked_network_takes_the_kernel_under_the_mask():
+    """By columns that are there, as differentiated through the mask."""
+    task = chain()
+    static, _ = masks_of.settled(task, MASKS)
+    v = np.random.default_rng(0).normal(size=(task.n, task.c)).astype(np.float32)
+    joined = jnp.asarray(np.concatenate([np.asarray(task.x), v], axis=1))
+    scalar = mending._along(static.apply_fn, task.x.shape[1:], task.c)
+    assert isinstance(scalar, Masked)
+    found, through = (
+        empirical_ntk(model, static.params, joined)
+        for model in (scalar, lambda params, x: scalar(params, x))
+    )
+    np.testing.assert_allclose(found, through, rtol=1e-5, atol=1e-6)

@@ -249,6 +249,8 @@ def _along(apply_fn: ApplyFn, shape: tuple[int, ...], c: int) -> ApplyFn:
     """The model ``v_i^T f(x_i)``, its input ``x_i`` and ``v_i`` side by side."""
 
     def make() -> ApplyFn:
+        if isinstance(apply_fn, Masked):
+            return Masked(_along(apply_fn.model, shape, c), apply_fn.masks)
         # By a reference: what is kept for its owner must not keep the owner.
         ref = weakref.ref(apply_fn)
 
