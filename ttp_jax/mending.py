@@ -22,7 +22,7 @@ from ttp_jax.optimizers import SGD
 from ttp_jax.pieces import Place
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
-from ttp_jax.types import ApplyFn, Look, Task
+from ttp_jax.types import ApplyFn, Look, Masked, Task
 
 FALL = 0.5
 """The model is asked again where the loss has fallen to this share since it was last asked."""
