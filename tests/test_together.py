@@ -263,6 +263,8 @@ def test_methods_change_a_run_one_after_the_other():
     own, beside = planned[""], planned[methods.PLAIN]
     assert isinstance(own.task.apply_fn, Masked)
     assert set(own.also) == {"groups"}
+    # in the order of use, masked or not
+    assert own.also["groups"].names == ("z_stage", "m_stage", "a_stage")
     np.testing.assert_allclose(
         own.sgd.learning_rate, PLAN.of(plain.sgd, FREEZE.shares(STEPS, 3)).learning_rate
     )

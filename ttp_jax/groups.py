@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Float
 
-from ttp_jax.types import ApplyFn, Chain, InputError, Masked, Params
+from ttp_jax.types import ApplyFn, Chain, InputError, Masked, Params, dense
 
 BY = ("stages", "layer", "tensor")
 """Ways to group weights; anything else is taken for patterns."""
@@ -157,7 +157,8 @@ def _some(paths: Sequence[str]) -> str:
 
 def _first_uses(apply_fn: ApplyFn, params: Params, x: Any) -> list[int]:
     """Place in the traced model of the first equation that uses each leaf."""
-    closed = jax.make_jaxpr(apply_fn)(params, x[:1])
+    # Masks are put on all weights before any is used.
+    closed = jax.make_jaxpr(dense(apply_fn))(params, x[:1])
     uses: dict[Any, int] = {}
     places = itertools.count()
 
