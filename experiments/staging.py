@@ -1,7 +1,6 @@
 """A task whose groups of weights have rates of their own: predicted and really run."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.dynamics.grouped import GroupedPath
 from ttp_jax.groups import Groups, grouped
 from ttp_jax.optimizers import SGD
+from ttp_jax.reading import Keep
 from ttp_jax.types import Curve, Task
 
 
@@ -52,19 +52,18 @@ def setting(
     built: study.Built, config: study.Config, sparsity: Sparsity | None = None
 ) -> Setting:
     """The task of a configuration, its masks on it where there are some; they must stay."""
-    assert isinstance(built.sgd, SGD)
+    sgd = built.sgd
+    assert isinstance(sgd, SGD)
     task, moving = masks_of.settled(built.task, sparsity)
     assert moving is None
     groups = grouped(task.apply_fn, task.params, task.x)
     shares = study.kernel_of(config).of(task, groups=groups).shares
     assert shares is not None
     start = grouped_prediction.linearised(task, groups, shares, decayed=False)
-    each = dataclasses.replace(
-        built.sgd, learning_rate=np.triu(np.ones((groups.count,) * 2))
-    )
+    each = dataclasses.replace(sgd, learning_rate=np.triu(np.ones((groups.count,) * 2)))
     costs = stage_costs.stage_costs(task, each, groups, steps=groups.count)
     built = dataclasses.replace(built, task=task)
-    return Setting(built, groups, start, costs, built.sgd, config.seed)
+    return Setting(built, groups, start, costs, sgd, config.seed)
 
 
 def plain_rates(schedule: str, rate: float, steps: int) -> np.ndarray:
@@ -88,7 +87,7 @@ def both(
     rates: np.ndarray,
     real: Curve,
     *,
-    keep: Sequence[int] = (),
+    keep: Keep = (),
     averaged: int = 1,
 ) -> Both:
     """What is told of both sides of a run.
