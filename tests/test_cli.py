@@ -629,6 +629,7 @@ def test_augmented_training_that_cannot_be(options, said, tmp_path, capsys):
     assert said in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_methods_together(tmp_path, capsys):
     """Snapshots of a masked network on a frozen prefix, each method with its own result."""
     small = [option for option in SMALL if not option.startswith("--lr")]
@@ -660,13 +661,9 @@ def test_methods_together(tmp_path, capsys):
         )
     record = records.load(tmp_path / printed["record"].split("/")[-1])
     # masked at the start already, and the plain run is not
-    assert abs(
-        record.curves["predicted"].loss[0] - record.curves["plain_predicted"].loss[0]
-    )
-    for side in ("predicted", "measured"):
-        assert record.curves[side].loss[0] == pytest.approx(
-            record.curves["predicted"].loss[0], rel=1e-4
-        )
+    first = {name: curve.loss[0] for name, curve in record.curves.items()}
+    assert abs(first["predicted"] - first["plain_predicted"]) > 1e-3
+    assert first["measured"] == pytest.approx(first["predicted"], rel=1e-4)
     status, out, _ = ttp("compare", *common, capsys=capsys)
     for words in ("freezes at step", "3 snapshots", "magnitude masks"):
         assert words in " ".join(out.split())
