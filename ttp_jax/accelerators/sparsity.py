@@ -285,7 +285,7 @@ def settled(task: Task, sparsity: Sparsity | None) -> tuple[Task, Sparsity | Non
     """Masks that stay become a part of the model; those that move are left to the run.
 
     After it a task with masks that stay is a task like any other, with ``None`` of sparsity.
-    Augmented pictures and BatchNorm in training mode have no masks: these are left to be refused.
+    Augmented pictures and BatchNorm in training mode have no masks: left to be refused.
     """
     plain = task.views is None and task.batch_norm is None
     if sparsity is None or sparsity.grow != "never" or not plain:
