@@ -29,7 +29,8 @@ loss (8.4 predicted), four cycles without freezing 12.7 times; the mask with Fre
 third dearer and leaves 16.5 times (19.8 predicted), masks alone 15.6. Predicted speed-ups in
 operations are within 15 % in 92 % of 40 cases and on the right side of one in 95 %; of the 29
 that are not one in 90 and 93 %; of the compositions' 16 in 94 and 88 %. All were trusted. In
-the records of the other experiments, most of them not trusted, it is 25 and 34 % of 67: AGENT's
+the records of the other experiments it is 25 and 34 % of 67 (5 of 8 of snapshots and FreezeOut
+are not trusted): AGENT's
 predicted runs mostly never arrive.
 """
 
