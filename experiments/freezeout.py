@@ -38,17 +38,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments import bench, harness
+from experiments import harness
 from experiments.freezeout_tables import best, draw, named
-from ttp_jax import grouped_prediction, outputs, schedules, stage_costs, study
+from experiments.staging import Setting, both, plain_rates, setting
+from ttp_jax import grouped_prediction, schedules, study
 from ttp_jax.accelerators.freezeout import FreezeOut, autofreeze
 from ttp_jax.dynamics.grouped import accumulated_norms
 from ttp_jax.finetune import finetune
-from ttp_jax.groups import Groups, grouped
-from ttp_jax.optimizers import SGD
 from ttp_jax.training import loop
 from ttp_jax.training.staged import GradientRule, staged_steps
-from ttp_jax.types import Curve, Task
+from ttp_jax.types import Curve
 
 INTERVALS = 10
 """Of AutoFreeze."""
@@ -108,57 +107,18 @@ def run(config: Config, out: Path) -> None:
     harness.once("freezeout", config, out, lambda: _made(config))
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """A task, linearised, with what every stage costs."""
-
-    built: study.Built
-    groups: Groups
-    start: grouped_prediction.Linearised
-    costs: list[stage_costs.StageCost]
-    sgd: SGD
-    seed: int
-
-    @property
-    def task(self) -> Task:
-        return self.built.task
-
-    def asked(self) -> dict[str, Any]:
-        """What both sides are asked for."""
-        steps = self.built.steps
-        return {"steps": steps, "seed": self.seed, "every": self.built.every}
-
-    def by(self, rates: np.ndarray) -> SGD:
-        return dataclasses.replace(self.sgd, learning_rate=rates)
-
-
-def _setting(config: study.Config) -> _Setting:
-    built = study.build(config)
-    assert isinstance(built.sgd, SGD)
-    task = built.task
-    groups = grouped(task.apply_fn, task.params, task.x)
-    shares = study.kernel_of(config).of(task, groups=groups).shares
-    assert shares is not None
-    start = grouped_prediction.linearised(task, groups, shares, decayed=False)
-    each = dataclasses.replace(
-        built.sgd, learning_rate=np.triu(np.ones((groups.count,) * 2))
-    )
-    costs = stage_costs.stage_costs(task, each, groups, steps=groups.count)
-    return _Setting(built, groups, start, costs, built.sgd, config.seed)
-
-
 def _made(config: Config) -> harness.Made:
-    on = _setting(config.task)
+    on = setting(study.build(config.task), config.task)
     steps, count = on.built.steps, on.groups.count
     ladder = []
     curves = {}
 
     def plain(schedule: str, rate: float) -> dict[str, Any]:
-        rates = _plain_rates(schedule, rate, steps)
+        rates = plain_rates(schedule, rate, steps)
         real = finetune(on.task, on.by(rates), keep=[steps], **on.asked())
-        found = _both(on, np.repeat(rates[:, None], count, axis=1), real)
-        ladder.append({"schedule": schedule, "rate": rate, **found[0]})
-        return found[1]
+        found = both(on, on.alike(rates), real)
+        ladder.append({"schedule": schedule, "rate": rate, **found.told})
+        return found.curves
 
     of_plain = {
         (schedule, factor): plain(schedule, factor * config.task.lr)
@@ -171,16 +131,15 @@ def _made(config: Config) -> harness.Made:
     runs = []
 
     def keep(common: dict[str, Any], rates: np.ndarray, real: Curve) -> None:
-        found, of_run = _both(on, rates, real)
+        found = both(on, rates, real)
         ends = (rates > 0).sum(axis=0)
-        path = grouped_prediction.simulated(on.start, on.by(rates), **on.asked())
         verdict = grouped_prediction.judged(
-            on.start, on.by(rates), path, path.curves[0].loss, steps=steps
+            on.start, on.by(rates), found.path, found.path.curves[0].loss, steps=steps
         )
         runs.append(
-            {**common, "freezes_at": ends, "trust": study.verdict(verdict), **found}
+            {**common, "freezes_at": ends, "trust": study.verdict(verdict), **found.told}
         )
-        curves.update({f"{named(common)}_{side}": curve for side, curve in of_run.items()})
+        curves.update({f"{named(common)}_{side}": c for side, c in found.curves.items()})
 
     freezes = [FreezeOut(1.0)]
     freezes += [FreezeOut(t0, how, s) for how, s in config.kinds for t0 in config.t0]  # type: ignore[arg-type]
@@ -203,45 +162,8 @@ def _made(config: Config) -> harness.Made:
     )
 
 
-def _plain_rates(schedule: str, rate: float, steps: int) -> np.ndarray:
-    return schedules.cosine(rate, steps) if schedule == "cosine" else np.full(steps, rate)
-
-
-def _both(on: _Setting, rates: np.ndarray, real: Curve) -> tuple[dict, dict[str, Curve]]:
-    """What is told of both sides of a run, and their curves."""
-    steps = on.built.steps
-    path = grouped_prediction.simulated(on.start, on.by(rates), keep=[steps], **on.asked())
-    stages = stage_costs.at_other_steps(on.costs, rates)
-    forward = outputs.forward_flops(on.task.apply_fn, on.task.params, on.task.x)
-    whole = 3 * forward * (on.sgd.batch_size or on.task.n)
-    operations, seconds = (
-        stage_costs.spent(stages, whole, steps, seconds=wanted)[path.steps]
-        for wanted in (False, True)
-    )
-    readings = path.curves[0]
-    predicted = Curve(
-        path.steps, readings.loss, readings.accuracy, seconds, operations=operations
-    )
-    ended = real.kept is not None and len(real.kept.steps) == 1
-    ends = {
-        "predicted": path.kept[0],
-        "measured": real.kept.outputs[0] if ended and real.kept else None,
-    }
-    both = {"predicted": predicted, "measured": real}
-    return {side: _told(on, curve, ends[side]) for side, curve in both.items()}, both
-
-
-def _told(on: _Setting, curve: Curve, end: np.ndarray | None) -> dict[str, Any]:
-    assert curve.operations is not None
-    return {
-        "quality": bench.quality(on.task, end),
-        "operations": float(curve.operations[-1]),
-        "seconds": float(curve.seconds[-1]),
-    }
-
-
 def _autofreeze(
-    on: _Setting, alpha: float, runs: list[dict[str, Any]]
+    on: Setting, alpha: float, runs: list[dict[str, Any]]
 ) -> tuple[np.ndarray, Curve]:
     """The real run that AutoFreeze makes of the cosine, and the rates that it is told to make.
 

@@ -87,7 +87,7 @@ def frontier(found: Sequence[Record]) -> list[list[str]]:
             for of in ("operations", "seconds")
         ]
         cells += [
-            " / ".join(_times(middle[f"{side}_{of}"]) for side in SIDES)
+            " / ".join(times(middle[f"{side}_{of}"]) for side in SIDES)
             for of in ("trained", "told")
         ]
         lost = int(sum(s["lost"] for s in seeds))
@@ -120,7 +120,7 @@ def speed_ups(found: Sequence[Record]) -> Iterator[dict[str, Any]]:
                             "cost": cost,
                             "ok": entry["trust"]["ok"],
                             **{
-                                side: _ratio(
+                                side: ratio(
                                     record.curves[f"{named(entry)}_{side}"],
                                     record.curves[f"{other}_{side}"],
                                     epsilon,
@@ -136,7 +136,8 @@ def named(entry: dict[str, Any]) -> str:
     return f"{entry['kind']}_{entry['t0']}"
 
 
-def _ratio(own: Curve, other: Curve, epsilon: float, cost: str) -> float:
+def ratio(own: Curve, other: Curve, epsilon: float, cost: str) -> float:
+    """Cost of another run to a share of the initial loss, over that of its own; see above."""
     costs = [_cost_to(curve, epsilon, cost) for curve in (own, other)]
     mine, others = costs
     if mine is None:
@@ -190,7 +191,8 @@ def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.0%}"
 
 
-def _times(value: float) -> str:
+def times(value: float) -> str:
+    """A ratio in few digits."""
     return "-" if np.isnan(value) else f"{value:.2f}" if value < 100 else f"{value:.1g}"
 
 
@@ -218,7 +220,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
                 == (task, name, epsilon, "plain", "operations")
             ]
             cells.append(
-                " / ".join(_times(_median([e[side] for e in own])) for side in SIDES)
+                " / ".join(times(_median([e[side] for e in own])) for side in SIDES)
             )
         by_threshold.append([task, name, *cells])
     seeds = sorted({record.config["task"]["seed"] for record in found})
@@ -292,7 +294,7 @@ def _frontier(found: Sequence[Record]):
                     )
         axis.axhline(1, color="0.8", linewidth=0.8, zorder=0)
         axis.set_yscale("log")
-        _plain_ticks(axis.yaxis, axis.get_ylim())
+        plain_ticks(axis.yaxis, axis.get_ylim())
         axis.set_title(task, fontsize=9)
         axis.set_xlabel("operations over the plain run's", fontsize=8)
     axes[0, 0].set_ylabel("training loss at the end over the plain run's", fontsize=8)
@@ -306,7 +308,7 @@ def _frontier(found: Sequence[Record]):
     return figure
 
 
-def _plain_ticks(axis, limits: tuple[float, float]) -> None:
+def plain_ticks(axis, limits: tuple[float, float]) -> None:
     """Powers of two, or of ten where these would be too many, as plain numbers."""
     twos = 2.0 ** np.arange(-6, 7)
     tens = 10.0 ** np.arange(-6, 7)
@@ -342,7 +344,7 @@ def _scatter(ratios: Sequence[dict[str, Any]]):
         )
         axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
         for each in (axis.xaxis, axis.yaxis):
-            _plain_ticks(each, (low, high))
+            plain_ticks(each, (low, high))
         axis.set_title(f"times cheaper, in {cost}", fontsize=9)
         axis.set_xlabel("measured", fontsize=8)
     axes[0, 0].set_ylabel("predicted", fontsize=8)

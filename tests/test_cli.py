@@ -211,7 +211,11 @@ def refused(*arguments, capsys, out_folder):
         ),
         (["--method=agent", "--batch-size=None"], "at least 2 mini-batches an epoch"),
         (["--method=agent", "--attack=0.1"], "adversarial training is not predicted"),
-        (["--method=agent+snapshot"], "is not put together with others"),
+        (["--method=agent+snapshot"], "is a plain run"),
+        (
+            ["--method=agent+snapshot", "--density=0.5", "--correction=agent"],
+            "for masks that stay alone",
+        ),
         (["--method=agent", "--kernel=kronecker", "--density=0.5"], "exact kernel alone"),
         (["--method=snapshot+snapshot"], "got 'snapshot+snapshot'"),
         (["--method=freezeout", "--t0=0"], "t0 must lie in (0, 1]"),
@@ -224,7 +228,7 @@ def refused(*arguments, capsys, out_folder):
         (["--method=freezeout", "--solver=flow"], "got solver 'flow'"),
         (["--method=freezeout", "--paths=4"], "got paths; leave"),
         (["--method=freezeout", "--kernel=kronecker"], "need kernel 'exact'"),
-        (["--method=freezeout+snapshot"], "both set the learning rates"),
+        (["--method=freezeout+snapshot", "--t0=best"], "give t0 as a number"),
         (["--t0=0.5"], "method 'plain' has no t0"),
         (["--method=snapshot", "--no-scaled"], "method 'snapshot' has no scaled"),
     ],
@@ -623,3 +627,43 @@ def test_augmented_training_that_cannot_be(options, said, tmp_path, capsys):
     assert status == 2
     assert out == ""
     assert said in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_methods_together(tmp_path, capsys):
+    """Snapshots of a masked network on a frozen prefix, each method with its own result."""
+    small = [option for option in SMALL if not option.startswith("--lr")]
+    options = (
+        *("--method=freezeout+snapshot+agent", "--t0=0.5", "--how=linear", "--no-scaled"),
+        *("--cycles=3", "--density=0.5", "--sparsity=magnitude", "--lr=1e-5"),
+    )
+    common = (*small, *options, "--held-out=3", "--out", tmp_path)
+    status, out, err = ttp("compare", *common, "--json", capsys=capsys)
+    assert status == 0, err
+    printed = json.loads(out)
+    freezes = [group["freezes_at"] for group in printed["freezeout"]["groups"]]
+    assert freezes == [9, 14, 18]
+    assert printed["freezeout"]["saved"]["measured_operations"] > 0.2
+    assert printed["snapshot"]["steps"] == [6, 12, 18]
+    for entry in printed["snapshot"]["pairs"]:
+        # at so low a rate the network is nearly linear
+        assert entry["predicted_weight_distance"] == pytest.approx(
+            entry["measured_weight_distance"], rel=0.05
+        )
+    found = printed["agent"]
+    assert found["correction"] == "none"
+    assert found["beside"] == {"plain_": "the plain run"}
+    there, all_of = found["weights"]
+    assert 0.45 < there / all_of < 0.55
+    for entry in found["quality"]:
+        assert entry["predicted"]["loss"] == pytest.approx(
+            entry["measured"]["loss"], rel=0.06
+        )
+    record = records.load(tmp_path / printed["record"].split("/")[-1])
+    # masked at the start already, and the plain run is not
+    first = {name: curve.loss[0] for name, curve in record.curves.items()}
+    assert abs(first["predicted"] - first["plain_predicted"]) > 1e-3
+    assert first["measured"] == pytest.approx(first["predicted"], rel=1e-4)
+    status, out, _ = ttp("compare", *common, capsys=capsys)
+    for words in ("freezes at step", "3 snapshots", "magnitude masks"):
+        assert words in " ".join(out.split())

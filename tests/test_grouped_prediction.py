@@ -117,7 +117,8 @@ def test_no_loss_gets_below_its_floor():
     ("options", "says"),
     [
         ({"solver": "flow"}, "got solver 'flow'"),
-        ({"paths": 3, "keep": [4]}, "got paths, keep"),
+        ({"paths": 3, "noise": "isotropic"}, "got paths, noise"),
+        ({"solver": "moments", "keep": [4]}, "got keep by solver 'moments'"),
         ({"relinearize": 0.5}, "got relinearize"),
         ({"calibrate_steps": 2}, "got calibrate_steps"),
         ({"kernel_samples": 4}, "got kernel_samples"),

@@ -271,7 +271,7 @@ def test_the_extra_passes_are_counted():
     ("options", "match"),
     [
         ({"attack": Attack(0.1, 0.1)}, "adversarial training is not predicted"),
-        ({"sparsity": STATIC, "solver": "ode"}, "got solver 'ode'"),
+        ({"sparsity": SET, "solver": "ode"}, "got solver 'ode'"),
         ({"correction": Agent(), "relinearize": 0.5}, "got relinearize"),
         ({"correction": Agent(), "keep": [3]}, "got keep"),
         ({"sparsity": STATIC, "kernel": "kronecker"}, "exact kernel alone"),

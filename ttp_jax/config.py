@@ -142,7 +142,8 @@ class Config:
     method: str = "plain"
     """plain, or beside a plain run: snapshot, cosine cycles whose ends are averaged; freezeout,
     layers that stop learning one after the other; agent, sparse training (density) and
-    corrected gradients. Several at once are joined by +."""
+    corrected gradients. Several at once are joined by +: freezeout+snapshot, and both with
+    agent's masks that stay."""
     cycles: int | None = None
     """Cycles of snapshot, of equal length; 4 by default."""
     alpha0: float | None = None
@@ -172,7 +173,8 @@ class Config:
     drop: float | None = None
     """Of agent: share of the weights that the first mask update moves; 0.3 by default."""
     correction: Literal["none", "agent", "alpha_svrg", "svrg"] | None = None
-    """Of agent: how mini-batch gradients are corrected; by agent's own rule by default."""
+    """Of agent: how mini-batch gradients are corrected; by agent's own rule by default, not at
+    all together with other methods."""
     gamma: float | None = None
     """Of agent: its coefficient over the agreement of losses it follows; 0.1 by default."""
     coefficient: float | None = None

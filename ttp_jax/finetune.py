@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ttp_jax.accelerators.correction import Correction
-from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.accelerators.sparsity import Sparsity, settled
 from ttp_jax.attacks import Attack
 from ttp_jax.groups import Groups
 from ttp_jax.optimizers import SGD, Optimizer
@@ -47,7 +47,8 @@ def finetune(
             such as :class:`ttp_jax.early_curves.elasticity.ElasticityRule`.
         keep: Steps after which the weights are kept (:attr:`Curve.kept`); of a run that ends
             before them there are fewer.
-        sparsity: Masks on the weights (:class:`ttp_jax.accelerators.sparsity.Sparsity`).
+        sparsity: Masks on the weights (:class:`ttp_jax.accelerators.sparsity.Sparsity`). Those
+            that stay go with everything else here.
         correction: Of the mini-batch gradients by those at a snapshot
             (:mod:`ttp_jax.accelerators.correction`).
         attack: Train on adversarial pictures (:class:`ttp_jax.attacks.Attack`); the curve is
@@ -81,6 +82,7 @@ def finetune(
             "keep": task.batch_norm is not None and len(keep) > 0,
         },
     )
+    task, sparsity = settled(task, sparsity)
     common: dict[str, Any] = {"steps": steps, "every": every, "stop": stop, "keep": keep}
     if sparsity is None and correction is None and attack is None:
         if groups is None:
@@ -92,8 +94,8 @@ def finetune(
         return loop.run(as_read(task), taking, **common)
     if groups is not None:
         raise InputError(
-            "groups of weights are not put together with masks, corrections or attacks; leave "
-            "either out"
+            "groups of weights are not put together with masks that move, corrections or "
+            "attacks, which change what is frozen or what is put by; leave either out"
         )
     taking, coefficients = corrected_steps(
         task,

@@ -109,5 +109,5 @@ def floors(
     n, y = start.task.n, start.task.targets
     return [
         (int(step), floor(start.own[frozen[step] :].sum(0), f[:n] - y))
-        for step, f in zip(freezes, path.kept, strict=True)
+        for step, f in zip(freezes, path.kept.outputs, strict=True)
     ]

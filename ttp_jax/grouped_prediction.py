@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ttp_jax import outputs, trust
 from ttp_jax.dynamics.grouped import GroupedPath, Place, simulate_groups
 from ttp_jax.dynamics.grouped_moments import grouped_moments
+from ttp_jax.dynamics.path import Places
 from ttp_jax.groups import Groups, summed
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Keep, Readings
-from ttp_jax.types import InputError, Params, Task, Trust
+from ttp_jax.types import InputError, Kept, Params, Task, Trust
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,38 @@ def linearised(
     f0 = outputs.at_the_start(task.apply_fn, task.params, joint.x)
     q0 = np.zeros((groups.count, *f0.shape))
     if decayed:
-        q0 = np.stack(
-            [
-                outputs.jvp(
-                    task.apply_fn, task.params, joint.x, groups.part(task.params, g)
-                )
-                for g in range(groups.count)
-            ]
-        )
+        q0 = _images(task, groups, joint.x)
     return Linearised(task, groups, shares[:, : task.n * task.c], f0, q0)
+
+
+def _images(task: Task, groups: Groups, x) -> Float[np.ndarray, "G k c"]:
+    """``J_g w_0g`` of each group. A JVP a sample for each."""
+    return np.stack(
+        [
+            outputs.jvp(task.apply_fn, task.params, x, groups.part(task.params, g))
+            for g in range(groups.count)
+        ]
+    )
+
+
+def kept(start: Linearised, path: GroupedPath, steps: Int[np.ndarray, " k"]) -> Kept:
+    """Linearised models along the way, as :func:`ttp_jax.predict` gives them.
+
+    Weights of different groups are orthogonal: inner products of moves are sums of those in
+    each group.
+
+    Cost: ``G`` JVPs a sample.
+    """
+    task, groups, places = start.task, start.groups, path.kept
+    images = _images(task, groups, task.x)
+    gram = np.zeros((len(steps) + 1,) * 2)
+    for g in range(groups.count):
+        own = Places(
+            places.outputs, places.alpha[:, g].reshape(len(steps), -1), places.shrink[:, g]
+        )
+        size = outputs.gram_of_moves(groups.part(task.params, g), ())[0, 0]
+        gram += own.gram(start.own[g], images[g].reshape(-1), float(size))
+    return Kept(steps, places.outputs, gram)
 
 
 def simulated(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Float
 
-from ttp_jax.types import ApplyFn, Chain, InputError, Params
+from ttp_jax.types import ApplyFn, Chain, InputError, Masked, Params, dense
 
 BY = ("stages", "layer", "tensor")
 """Ways to group weights; anything else is taken for patterns."""
@@ -126,12 +126,17 @@ def names_of(params: Params) -> list[str]:
     ]
 
 
-def cut_at(apply_fn: ApplyFn, groups: Groups, frozen: int) -> tuple[Chain, Chain] | None:
+Stages = Chain | Masked
+"""Models that can be cut, or some of their stages."""
+
+
+def cut_at(apply_fn: ApplyFn, groups: Groups, frozen: int) -> tuple[Stages, Stages] | None:
     """The model cut behind its first so many groups; ``None`` where it cannot be.
 
-    It can be where it is a :class:`ttp_jax.types.Chain` whose first stages are these groups.
+    It can be where it is a :class:`ttp_jax.types.Chain`, masked or not, whose first stages are
+    these groups.
     """
-    if not isinstance(apply_fn, Chain) or frozen == 0:
+    if not isinstance(apply_fn, Stages) or frozen == 0:
         return None
     before, after = groups.names[:frozen], apply_fn.names[frozen:]
     # Stages without weights of their own are in no group: they would shift the names.
@@ -152,7 +157,8 @@ def _some(paths: Sequence[str]) -> str:
 
 def _first_uses(apply_fn: ApplyFn, params: Params, x: Any) -> list[int]:
     """Place in the traced model of the first equation that uses each leaf."""
-    closed = jax.make_jaxpr(apply_fn)(params, x[:1])
+    # Masks are put on all weights before any is used.
+    closed = jax.make_jaxpr(dense(apply_fn))(params, x[:1])
     uses: dict[Any, int] = {}
     places = itertools.count()
 

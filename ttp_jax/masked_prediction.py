@@ -1,11 +1,11 @@
 """Sparse training and corrected gradients, predicted: a linearisation for every set of masks.
 
-With masks that stay the kernel is ``J diag(s) J^T`` at the masked weights, and one
-linearisation is followed to the end. Where masks move the weights are moved along the predicted
-path to each update, the masks are updated there as the real run would update them (by the true
-model's gradient on that step's mini-batch, at weights that no training step has led to), and
-the model is linearised again: outputs jump by what was dropped, the kernel by what was dropped
-and grown.
+Masks that stay are a part of the model (:func:`ttp_jax.accelerators.sparsity.settled`): its
+kernel is ``J diag(s) J^T``, and one linearisation is followed to the end. Where masks move the
+weights are moved along the predicted path to each update, the masks are updated there as the
+real run would update them (by the true model's gradient on that step's mini-batch, at weights
+that no training step has led to), and the model is linearised again: outputs jump by what was
+dropped, the kernel by what was dropped and grown.
 """
 
 import dataclasses
@@ -24,12 +24,10 @@ from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.corrected_path import CorrectedSegment, Epochs, corrected_segment
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Masks, Sparsity
-from ttp_jax.kernel import empirical
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, at_weights
-from ttp_jax.timing import measured
 from ttp_jax.trust import linearization_gap
 from ttp_jax.types import Curve, InputError, Params, Task, Trust
 
@@ -298,14 +296,10 @@ def _kernel(
     memory_budget_bytes: int | None,
 ) -> Computed:
     at = dataclasses.replace(task, params=w)
-    if masks is None:
-        return kernel.of(at, memory_budget_bytes=memory_budget_bytes)
-    require_exact(kernel)
-    with measured() as part:
-        theta = empirical.masked_ntk(
-            task.apply_fn, w, task.joint.x, masks, memory_budget_bytes=memory_budget_bytes
-        )
-    return Computed(kernel, theta, part.run_s, part.compile_s)
+    if masks is not None:
+        require_exact(kernel)
+        at = masks_of.masked_task(at, masks)
+    return kernel.of(at, memory_budget_bytes=memory_budget_bytes)
 
 
 def _joined(one: Epochs, other: Epochs) -> Epochs:

@@ -22,7 +22,7 @@ from ttp_jax.optimizers import SGD
 from ttp_jax.pieces import Place
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
-from ttp_jax.types import ApplyFn, Look, Task
+from ttp_jax.types import ApplyFn, Look, Masked, Task
 
 FALL = 0.5
 """The model is asked again where the loss has fallen to this share since it was last asked."""
@@ -249,6 +249,8 @@ def _along(apply_fn: ApplyFn, shape: tuple[int, ...], c: int) -> ApplyFn:
     """The model ``v_i^T f(x_i)``, its input ``x_i`` and ``v_i`` side by side."""
 
     def make() -> ApplyFn:
+        if isinstance(apply_fn, Masked):
+            return Masked(_along(apply_fn.model, shape, c), apply_fn.masks)
         # By a reference: what is kept for its owner must not keep the owner.
         ref = weakref.ref(apply_fn)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ttp_jax import chunks, losses, programs
-from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task
+from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task, dense
 
 
 def batch_loss(task: Task):
@@ -56,8 +56,12 @@ def batch_gradient(task: Task):
 
 
 def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
-    """Floating-point operations of one forward pass of one sample, as XLA counts them."""
-    counted = jax.jit(apply_fn).lower(params, x[:1]).cost_analysis() or {}
+    """Floating-point operations of one forward pass of one sample, as XLA counts them.
+
+    Of a masked model those of the dense one: putting zeros into the weights, once a program and
+    not once a sample, does not count.
+    """
+    counted = jax.jit(dense(apply_fn)).lower(params, x[:1]).cost_analysis() or {}
     return float(counted.get("flops", 0.0))
 
 

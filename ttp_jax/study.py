@@ -1,6 +1,7 @@
 """One run as the command line describes it: from a configuration to its record."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -34,7 +35,16 @@ from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.prediction import cost_ahead, predict
-from ttp_jax.types import BatchNorm, Curve, InputError, Params, Task, Trust
+from ttp_jax.types import (
+    ApplyFn,
+    BatchNorm,
+    Curve,
+    InputError,
+    Masked,
+    Params,
+    Task,
+    Trust,
+)
 
 Command = Literal["predict", "finetune", "compare"]
 READING_SHARE = 0.2
@@ -249,16 +259,20 @@ class Kernels:
         kernel: Kernel,
         samples: int | None = None,
         groups: Groups | None = None,
+        task: Task | None = None,
     ) -> Computed:
-        """The kernel of a task as it was computed before, or computed now."""
+        """The kernel of a task as it was computed before, or computed now.
+
+        Of ``built`` or, where a method has put masks on it, of ``task``.
+        """
+        task = task or built.task
         made_of = [built.provenance[part] for part in ("weights", "data")]
-        key = repr((kernel, samples, groups, made_of))
+        key = repr((kernel, samples, groups, made_of, _digest(task.apply_fn)))
         found = self._by_key.pop(key, None)
         if found is None:
             # Room first: two at a time may be what fits.
             while len(self._by_key) >= self._kept:
                 del self._by_key[next(iter(self._by_key))]
-            task = built.task
             if samples is not None:
                 task = extrapolation.few(task, samples, kernel.seed)
             found = kernel.of(
@@ -266,6 +280,14 @@ class Kernels:
             )
         self._by_key[key] = found
         return found
+
+
+def _digest(model: ApplyFn) -> str | None:
+    """What names the masks of a model; ``None`` of a dense one."""
+    if not isinstance(model, Masked):
+        return None
+    bits = (np.packbits(mask).tobytes() for mask in jax.tree.leaves(model.masks))
+    return hashlib.sha256(b"".join(bits)).hexdigest()
 
 
 def run(
@@ -307,17 +329,18 @@ def run(
     records.require_writable(out)
     built = build(config)
     if methods.asked(config):
-        # One kernel for all runs.
-        kernels = kernels or Kernels(kept=1)
+        # One kernel for all runs, and of a masked network one for the dense run beside it.
+        kernels = kernels or Kernels(kept=2)
     if command == "finetune":
         config = dataclasses.replace(config, **_BEFORE)  # of predictions alone
     run_id = identified(command, config, built)
     if not force and (finished := read_finished(out, run_id, say)):
         return finished
 
-    def kernel(groups: Groups | None) -> Computed:
+    def kernel(task: Task, groups: Groups | None) -> Computed:
         assert kernels is not None
-        return kernels.of(built, kernel_of(config), config.kernel_samples, groups)
+        asked = kernel_of(config), config.kernel_samples, groups
+        return kernels.of(built, *asked, task=task)
 
     plain_run = methods.Run(built.task, built.sgd, built.steps, kernel=kernel)
     runs = methods.runs(config, plain_run)
@@ -365,8 +388,11 @@ def run(
         alike = alike and built.task.views is None and built.task.batch_norm is None
         for name, run in runs.items():
             shared = {}
-            if kernels is not None and alike and run.task is built.task:
-                shared["kernel"] = kernel(runs[""].also.get("groups"))
+            if kernels is not None and alike and "sparsity" not in run.also:
+                same = run.task is runs[""].task
+                shared["kernel"] = kernel(
+                    run.task, first.also.get("groups") if same else None
+                )
             curves[f"{name}predicted"] = predict(
                 run.task,
                 run.sgd,

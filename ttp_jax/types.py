@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -65,6 +66,48 @@ class BatchNorm:
     train: Callable[[Params, Params, Any], tuple[Array, Params]]
     infer: Callable[[Params, Params, Any], Array]
     momentum: float
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """An :data:`ApplyFn` with no other weights than those that masks leave: ``f(s * w, x)``.
+
+    Its Jacobian is ``J diag(s)`` and its gradient is zero where there is no weight. So whatever
+    is done to a task (groups, schedules, kernels, real steps) is done to a masked one in the
+    same way, and the masks hold. Its weights should be zero outside of the masks.
+
+    Args:
+        model: The dense model.
+        masks: A pytree like the weights' of booleans: ``True`` where a weight is there.
+    """
+
+    model: ApplyFn
+    masks: Any
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        """The model at the masked weights."""
+        return self.model(apply_masks(self.masks, params), x)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the stages; none of a model that is no :class:`Chain`."""
+        return self.model.names if isinstance(self.model, Chain) else ()
+
+    def of(self, names: tuple[str, ...]) -> "Masked":
+        """Some of the stages; the same object every time, as programs are kept by it."""
+        assert isinstance(self.model, Chain)
+        part = self.model.of(names)
+        return programs.kept(self, ("stages", names), lambda: Masked(part, self.masks))
+
+
+def apply_masks(masks: Any, values: Params) -> Params:
+    """``values`` where there is a weight, exact zeros elsewhere."""
+    return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), masks, values)
+
+
+def dense(apply_fn: ApplyFn) -> ApplyFn:
+    """The model without its masks."""
+    return apply_fn.model if isinstance(apply_fn, Masked) else apply_fn
 
 
 LossName = Literal["cross_entropy", "mse"]

@@ -10,7 +10,7 @@ from tests.bent import bent
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.kernel import empirical
-from ttp_jax.types import InputError
+from ttp_jax.types import InputError, Masked
 
 SHAPES = [(3, 3, 4, 8), (64, 10), (20, 20), (5, 2)]
 PARAMS = {"a": np.ones((20, 30)), "b": np.ones(7), "c": np.ones((3, 3, 4, 5))}
@@ -147,7 +147,7 @@ def test_the_masked_kernel_is_that_of_the_columns_that_are_left():
     flat, unravel = jax.flatten_util.ravel_pytree(w)
     jac = jax.jacrev(lambda v: task.apply_fn(unravel(v), task.x).reshape(-1))(flat)
     left = np.asarray(jac) * np.asarray(jax.flatten_util.ravel_pytree(masks)[0], float)
-    found = empirical.masked_ntk(task.apply_fn, w, task.x, masks)
+    found = empirical.empirical_ntk(Masked(task.apply_fn, masks), w, task.x)
     np.testing.assert_allclose(found, left @ left.T, atol=1e-12)
     # and that of the masked model, differentiated through its mask
     static = masks_of.masked_task(task, masks)

@@ -105,7 +105,7 @@ def test_one_group_is_the_ungrouped_path():
     )
     np.testing.assert_allclose(path.curves[0].loss, whole.loss, rtol=1e-11)
     assert whole.places is not None
-    np.testing.assert_allclose(path.kept, whole.places.outputs, rtol=1e-9)
+    np.testing.assert_allclose(path.kept.outputs, whole.places.outputs, rtol=1e-9)
     np.testing.assert_allclose(path.end.alpha.reshape(-1), whole.alpha, rtol=1e-8)
     np.testing.assert_allclose(path.end.shrink, whole.shrink, rtol=1e-10)
 
@@ -117,7 +117,7 @@ def test_the_waypoint_is_where_the_loss_first_is_low():
     path = predicted(task, groups, sgd)
     first = int(np.argmax(path.curves[0].loss <= 0.3 * path.curves[0].loss[0]))
     assert 0 < first < STEPS
-    kept = predicted(task, groups, sgd, keep=[first]).kept[0]
+    kept = predicted(task, groups, sgd, keep=[first]).kept.outputs[0]
     assert path.waypoint is not None
     np.testing.assert_allclose(path.waypoint.outputs, kept, rtol=1e-12)
     slow = ttp.SGD(np.full((STEPS, 3), 1e-4), batch_size=5)

@@ -61,6 +61,18 @@ class FreezeOut:
         place = np.arange(groups) / (groups - 1) if groups > 1 else np.ones(1)
         return (self.t0 + (1 - self.t0) * place) ** _POWERS[self.how]
 
+    def shares(self, steps: int, groups: int) -> Float[np.ndarray, "T G"]:
+        """What each group takes of a schedule over steps: ``s_i`` while it learns, then 0.
+
+        ``s_i = 1/t_i`` where ``scaled``, else 1. The rates of any schedule ``alpha(t)`` under
+        which groups freeze at these times are the product ``alpha(t) share_i(t)``.
+        """
+        times = self.times(groups)
+        t = np.arange(steps)[:, None]
+        peaks = 1 / times if self.scaled else np.ones(groups)
+        # Exactly zero, where FreezeOut's own cosine is 1e-17.
+        return np.where(t < freezing_steps(times, steps), peaks, 0.0)
+
     def rates(self, alpha: float, steps: int, groups: int) -> Float[np.ndarray, "T G"]:
         """The learning rate of every step and group.
 
@@ -69,12 +81,9 @@ class FreezeOut:
         """
         if not (np.isfinite(alpha) and alpha > 0):
             raise InputError(f"the learning rate must be positive, got {alpha}")
-        times = self.times(groups)
-        peak = alpha / times if self.scaled else np.full(groups, float(alpha))
-        t = np.arange(steps)[:, None]
-        shape = 0.5 * (1 + np.cos(np.pi * np.minimum(t / (times * steps), 1.0)))
-        # Exactly zero, where the cosine is 1e-17.
-        return np.where(t < freezing_steps(times, steps), peak * shape, 0.0)
+        t = np.arange(steps)[:, None] / (self.times(groups) * steps)
+        cosines = 0.5 * (1 + np.cos(np.pi * np.minimum(t, 1.0)))
+        return alpha * cosines * self.shares(steps, groups)
 
 
 def freezing_steps(times: Float[np.ndarray, " G"], steps: int) -> Int[np.ndarray, " G"]:

@@ -20,6 +20,13 @@ class Plan:
         """``T``."""
         return len(self.learning_rates)
 
-    def of(self, sgd: SGD) -> SGD:
-        """The same optimiser by these rates; momentum, decay and batches stay."""
-        return replace(sgd, learning_rate=self.learning_rates)
+    def of(self, sgd: SGD, shares: Float[np.ndarray, "T G"] | None = None) -> SGD:
+        """The same optimiser by these rates; momentum, decay and batches stay.
+
+        ``eta_g(t) = alpha(t) share_g(t)``: a schedule over steps times one over groups of
+        weights (:meth:`ttp_jax.accelerators.freezeout.FreezeOut.shares`), where there is one.
+        """
+        rates = self.learning_rates
+        if shares is not None:
+            rates = rates[:, None] * shares
+        return replace(sgd, learning_rate=rates)

@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ttp_jax.kernel import taps
-from ttp_jax.types import InputError, Params, Task
+from ttp_jax.types import InputError, Masked, Params, Task, apply_masks, dense
 
 Grow = Literal["never", "random", "gradient"]
 StartMask = Literal["random", "magnitude"]
 Spread = Literal["erk", "uniform"]
 Masks = Any
 """A pytree like the weights', of booleans: ``True`` where a weight is there."""
+apply = apply_masks
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,6 @@ def first_masks(params: Params, sparsity: Sparsity) -> Masks:
     return jax.tree.unflatten(treedef, made)
 
 
-def apply(masks: Masks, values: Params) -> Params:
-    """``values`` where there is a weight, exact zeros elsewhere."""
-    return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), masks, values)
-
-
 @partial(jax.jit, static_argnames=("counts", "grow"))
 def moved(
     masks: Masks,
@@ -278,12 +274,23 @@ def _first(score: Array, count) -> Bool[Array, "..."]:
 
 def masked_task(task: Task, masks: Masks) -> Task:
     """The same task with no other weights than those that a static mask leaves."""
-    model = task.apply_fn
     return replace(
         task,
-        apply_fn=lambda params, x: model(apply(masks, params), x),
+        apply_fn=Masked(task.apply_fn, masks),
         params=apply(masks, task.params),
     )
+
+
+def settled(task: Task, sparsity: Sparsity | None) -> tuple[Task, Sparsity | None]:
+    """Masks that stay become a part of the model; those that move are left to the run.
+
+    After it a task with masks that stay is a task like any other, with ``None`` of sparsity.
+    Augmented pictures and BatchNorm in training mode have no masks: left to be refused.
+    """
+    plain = task.views is None and task.batch_norm is None
+    if sparsity is None or sparsity.grow != "never" or not plain:
+        return task, sparsity
+    return masked_task(task, first_masks(task.params, sparsity)), None
 
 
 def operations_share(task: Task, masks: Masks) -> float:
@@ -292,16 +299,16 @@ def operations_share(task: Task, masks: Masks) -> float:
     ``sum_l rho_l F_l / sum_l F_l`` over the tensors that are multiplied with, as Evci et al.
     count (arXiv 1911.11134, appendix). Dense hardware, and the programs here, run all of them.
     """
-    traced = taps.traced(task.apply_fn, task.params, task.x)
+    traced = taps.traced(dense(task.apply_fn), task.params, task.x)
     leaves = jax.tree.leaves(masks)
-    dense = {
+    whole = {
         leaf: tap.product.positions * tap.product.columns
         for leaf, tap in traced.taps.items()
     }
     left = sum(
-        count * float(jnp.mean(leaves[leaf].astype(float))) for leaf, count in dense.items()
+        count * float(jnp.mean(leaves[leaf].astype(float))) for leaf, count in whole.items()
     )
-    return left / max(sum(dense.values()), 1)
+    return left / max(sum(whole.values()), 1)
 
 
 def density_of(masks: Masks) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from ttp_jax import losses
 from ttp_jax.dynamics import recursion
+from ttp_jax.dynamics.path import Places
 from ttp_jax.dynamics.recursion import State
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Keep, Readings, kept_steps, of_both, read_steps, slots_of
@@ -45,8 +46,9 @@ class GroupedPath:
     end: Place
     waypoint: Place | None
     """Where the loss has first fallen to :data:`WAYPOINT_LOSS` of the start."""
-    kept: Float[np.ndarray, "s k c"]
-    """Outputs after the steps that were to be kept."""
+    kept: Places
+    """After the steps that were to be kept: outputs ``[s, k, c]``, and of each group its
+    coefficients, ``alpha [s, G, n, c]`` and ``shrink [s, G]``."""
 
 
 def simulate_groups(
@@ -85,7 +87,7 @@ def simulate_groups(
         q0: ``J_g w_0g``, needed with weight decay toward zero.
         seed: Of the stream of mini-batches.
         every: Read loss and accuracy every so many steps.
-        keep: Steps after which outputs are kept.
+        keep: Steps after which outputs and coefficients are kept.
 
     Raises:
         InputError: Arguments out of range.
@@ -97,7 +99,7 @@ def simulate_groups(
         kept = kept_steps(keep, steps)
         state, seen = chunk.run(chunk.start(), 0, steps, slots=slots_of(kept, steps),
                                 kept=len(kept))  # fmt: skip
-        waypoint, outputs, curves = seen
+        waypoint, left, curves = seen
         read = read_steps(steps, every)
         first = of_both(loss, chunk.f0, chunk.targets, chunk.n)
         curves = jax.tree.map(
@@ -111,7 +113,7 @@ def simulate_groups(
             curves=tuple(Readings(*pair) for pair in curves),
             end=chunk.place(state),
             waypoint=chunk.place(place) if bool(reached) else None,
-            kept=np.asarray(outputs),
+            kept=Places(*map(np.asarray, left)),
         )
 
 
@@ -273,10 +275,13 @@ def _scan(
             g = losses.gradient(loss, at[rows], targets[rows]) / size
             left = left.at[rows].add(g)
         elif kept:
-            left = left.at[now["slot"]].set(f, mode="drop")
+            left = left.with_one(now["slot"], Places(f, new.alpha, new.shrink))
         return (new, (reached | here, place), left), read
 
-    left = jnp.zeros((n, f0.shape[1]) if accumulate else (kept, *f0.shape))
+    left = jnp.zeros((n, f0.shape[1]))
+    if not accumulate:
+        start = Places(f0, state.alpha, state.shrink)
+        left = jax.tree.map(lambda v: jnp.zeros((kept, *v.shape)), start)
     carry = (state, (jnp.asarray(False), state), left)
     (state, waypoint, left), curves = jax.lax.scan(step, carry, per_step)
     return state, (waypoint, left, curves)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ttp_jax import chunks, outputs, programs, progress
 from ttp_jax.groups import Groups, names_of
 from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, taps
-from ttp_jax.types import ApplyFn, InputError, Params
+from ttp_jax.types import ApplyFn, InputError, Masked, Params, dense
 
 Implementation = Literal["ttp", "nt_jacobian_contraction", "nt_vector_products"]
 Weigh = Callable[[int, list], np.ndarray]
@@ -65,7 +65,9 @@ def empirical_ntk(
 
     Args:
         apply_fn: The model, ``(params, x[n, ...]) -> f[n, c]``; sample ``i`` of the output
-            depends on sample ``i`` of the input alone.
+            depends on sample ``i`` of the input alone. Of a :class:`ttp_jax.types.Masked` one
+            the kernel is that of the weights which are there, ``J diag(s) J^T``, at the price
+            of :func:`weighted_ntk`.
         params: Pytree of the parameters to differentiate, float32 or float64.
         x: Inputs, first axis ``n``.
         implementation: ``"ttp"``, ours; ``"nt_jacobian_contraction"`` or
@@ -214,45 +216,6 @@ def weighted_ntk(
         return _own(apply_fn, params, x, n, c, budget, lambda leaf: 0, weigh)[0]
 
 
-def masked_ntk(
-    apply_fn: ApplyFn,
-    params: Params,
-    x: Any,
-    masks: Any,
-    *,
-    memory_budget_bytes: int | None = None,
-) -> Float[np.ndarray, "nc nc"]:
-    """The kernel of the weights that a mask leaves, ``J diag(s) J^T``.
-
-    Args:
-        apply_fn: As for :func:`empirical_ntk`.
-        params: Where it is linearised, zeros where there is no weight.
-        x: Inputs, first axis ``n``.
-        masks: A pytree like ``params`` of booleans.
-        memory_budget_bytes: As for :func:`empirical_ntk`.
-
-    Raises:
-        InputError: It does not fit the budget, or the inputs are no such model.
-
-    Cost: ``(1 + 2c) F n``, as without a mask, and ``(n c)^2`` for every weight that is there.
-    """
-    traced = taps.traced(apply_fn, params, x)
-    leaves = [
-        jnp.asarray(mask, jnp.asarray(leaf).dtype)
-        for mask, leaf in zip(jax.tree.leaves(masks), jax.tree.leaves(params), strict=True)
-    ]
-    columns = jax.jit(lambda leaves: taps.in_columns(traced, leaves))(leaves)
-    taken = dict.fromkeys(columns, 0)
-
-    def weigh(leaf: int, blocks: list) -> np.ndarray:
-        # A parameter that does not fit the memory comes in parts, one after the other.
-        first = taken[leaf]
-        taken[leaf] = first + blocks[0].shape[1]
-        return np.asarray(columns[leaf][first : taken[leaf]], float)
-
-    return weighted_ntk(apply_fn, params, x, weigh, memory_budget_bytes=memory_budget_bytes)
-
-
 def estimate(
     apply_fn: ApplyFn,
     params: Params,
@@ -277,8 +240,9 @@ def estimate(
     p = sum(v.size for v in jax.tree.leaves(params))
     passes = 1
     if implementation == "ttp":
-        traced = taps.traced(apply_fn, params, x)
-        made = plan.make(traced, n=n, c=c, budget_bytes=budget, by_columns=weighted)
+        traced = taps.traced(dense(apply_fn), params, x)
+        by_columns = weighted or isinstance(apply_fn, Masked)
+        made = plan.make(traced, n=n, c=c, budget_bytes=budget, by_columns=by_columns)
         passes, gram_flops, used = made.jacobian_passes, made.flops_gram, made.memory_bytes
     elif implementation == "nt_jacobian_contraction":
         gram_flops, used = 2.0 * (n * c) ** 2 * p, size + 8 * n * c * p
@@ -315,6 +279,9 @@ def _own(
     weigh: Weigh | None = None,
 ) -> dict[Hashable, np.ndarray]:
     """The kernel in shares: each parameter leaf adds to that which ``share_of`` names."""
+    if isinstance(apply_fn, Masked) and weigh is None:
+        weigh = _weigh_by(apply_fn, params, x)
+        apply_fn = apply_fn.model
     model = programs.shape_of(params), x.shape[1:], x.dtype
     traced = taps.traced(apply_fn, params, x)
     made = plan.make(traced, n=n, c=c, budget_bytes=budget, by_columns=weigh is not None)
@@ -359,6 +326,31 @@ def _own(
                         weigh,
                     )
     return {name: share.finish() for name, share in shares.items()}
+
+
+def _weigh_by(model: Masked, params: Params, x: Any) -> Weigh:
+    """Columns of the dense model's Jacobian that are there: weights 1, the others 0.
+
+    As a model like any other it would be dearer: masks would stand between a parameter and the
+    one equation that uses it.
+    """
+    traced = taps.traced(model.model, params, x)
+    leaves = [
+        jnp.asarray(mask, jnp.asarray(leaf).dtype)
+        for mask, leaf in zip(
+            jax.tree.leaves(model.masks), jax.tree.leaves(params), strict=True
+        )
+    ]
+    columns = jax.jit(lambda leaves: taps.in_columns(traced, leaves))(leaves)
+    taken = dict.fromkeys(columns, 0)
+
+    def weigh(leaf: int, blocks: list) -> np.ndarray:
+        # A parameter that does not fit the memory comes in parts, one after the other.
+        first = taken[leaf]
+        taken[leaf] = first + blocks[0].shape[1]
+        return np.asarray(columns[leaf][first : taken[leaf]], float)
+
+    return weigh
 
 
 def _column_ranges(

@@ -7,8 +7,8 @@ from ttp_jax.methods import agent, freezeout, snapshot
 from ttp_jax.methods.method import PLAIN, SIDES, Curves, Found, Method, Run, Runs
 from ttp_jax.types import InputError
 
-METHODS: tuple[Method, ...] = (freezeout.METHOD, snapshot.METHOD, agent.METHOD)
-"""In the order in which they change a run."""
+METHODS: tuple[Method, ...] = (agent.METHOD, freezeout.METHOD, snapshot.METHOD)
+"""In the order in which they change a run: masks of the model, groups of its weights, rates."""
 OPTIONS = ("method", *(name for method in METHODS for name in method.options))
 """Options of :class:`ttp_jax.config.Config` that runs without a method have no use for."""
 

@@ -2,6 +2,10 @@
 
 Beside the run stand the same without the correction and, where weights are masked, the dense
 run; of a run without a correction the dense one is the run beside it.
+
+Masks that stay are a part of the model, so that groups and schedules of other methods apply to
+what they leave. Those that move, corrections and attacks change the steps themselves and are
+run alone.
 """
 
 import dataclasses
@@ -18,7 +22,7 @@ from ttp_jax.config import Config
 from ttp_jax.methods.method import PLAIN, Curves, Found, Method, Run, Runs, sides_of
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.training.corrected import passes
-from ttp_jax.types import Curve, InputError
+from ttp_jax.types import Curve, InputError, Masked
 
 DENSE = "dense_"
 """Before the name of a side: its dense run, without masks and correction."""
@@ -66,12 +70,12 @@ def sparsity_of(config: Config) -> Sparsity | None:
 
 
 def correction_of(config: Config) -> Correction | None:
-    """The correction that was asked for; AGENT's own by default.
+    """The correction that was asked for; AGENT's own by default, with other methods none.
 
     Raises:
         InputError: Options of another.
     """
-    kind = config.correction or "agent"
+    kind = config.correction or ("agent" if config.method == METHOD.name else "none")
     if kind != "agent":
         _without(config, ("gamma",), "correction agent")
     if kind not in ("alpha_svrg", "svrg"):
@@ -104,23 +108,20 @@ def _without(config: Config, names: tuple[str, ...], needed: str) -> None:
 
 
 def _changed(config: Config, runs: Runs) -> Runs:
-    if config.method != METHOD.name:
-        raise InputError(
-            f"method 'agent' is not put together with others, got {config.method!r}; take "
-            "one at a time"
-        )
     run = runs[""]
     sparsity, correction = sparsity_of(config), correction_of(config)
     attack = attack_of(config)
+    if config.method != METHOD.name:
+        _require_together(config, sparsity, correction, attack)
     if sparsity is None and correction is None and attack is None:
         raise InputError(
             "method 'agent' without a density, a correction and an attack is a plain run; "
             "give one of them, or take method plain"
         )
     attacked = {} if attack is None else {"attack": attack}
-    # A task of its own: the kernel that runs share is that of dense weights.
-    masked = run if sparsity is None else dataclasses.replace(run, task=_copy(run))
-    masks = {} if sparsity is None else {"sparsity": sparsity}
+    task, moving = masks_of.settled(run.task, sparsity)
+    masked = dataclasses.replace(run, task=task)
+    masks = {} if moving is None else {"sparsity": moving}
     plain = dataclasses.replace(masked, also={**masks, **attacked})
     dense = dataclasses.replace(run, also=attacked)
     if correction is None:
@@ -130,8 +131,29 @@ def _changed(config: Config, runs: Runs) -> Runs:
     return found if sparsity is None else {**found, DENSE: dense}
 
 
-def _copy(run: Run):
-    return dataclasses.replace(run.task)
+def _require_together(
+    config: Config,
+    sparsity: Sparsity | None,
+    correction: Correction | None,
+    attack: Attack | None,
+) -> None:
+    """Refuse what changes the steps themselves, beside methods that change their rates."""
+    given = {
+        f"masks that move ({config.sparsity}: an update would change weights that are frozen, "
+        "and snapshots of different networks are not averaged)": sparsity is not None
+        and sparsity.grow != "never",
+        f"a correction ({config.correction}: it compares with gradients at weights of an epoch "
+        "ago, before a layer froze or a cycle began)": correction is not None,
+        "an attack (pictures change at every step: nothing of them can be put by)": attack
+        is not None,
+    }
+    asked = [words for words, there in given.items() if there]
+    if asked:
+        raise InputError(
+            "method 'agent' is put together with others for masks that stay alone (density, "
+            f"sparsity static or magnitude, correction none), got {', '.join(asked)}; leave "
+            "these out, or take one method at a time"
+        )
 
 
 def _found(config: Config, runs: Runs, curves: Curves) -> Found:
@@ -148,28 +170,34 @@ def _found(config: Config, runs: Runs, curves: Curves) -> Found:
     run, sides = runs[""], sides_of(curves)
     sparsity, correction = sparsity_of(config), correction_of(config)
     size = run.sgd.batch_size or run.task.n
+    together = config.method != METHOD.name
     asked = {"correction": correction, "attack": attack_of(config)}
     shares = dict.fromkeys(runs, 1.0)
     result: dict[str, Any] = {
         "sparsity": None if sparsity is None else (config.sparsity or "static"),
         "density": config.density,
-        "correction": config.correction or "agent",
+        "correction": (config.correction or "agent") if correction else "none",
         "steps": [],
         "weights": None,
         "operations_share": 1.0,
         "passes": passes(run.steps, size, run.task.n, **asked) / (3 * size * run.steps),
     }
     if sparsity is not None:
-        masks = masks_of.first_masks(run.task.params, sparsity)
+        masks = (
+            run.task.apply_fn.masks
+            if isinstance(run.task.apply_fn, Masked)
+            else masks_of.first_masks(run.task.params, sparsity)
+        )
         share = masks_of.operations_share(run.task, masks)
         result |= {
             "steps": sparsity.update_steps(run.steps).tolist(),
             "weights": list(masks_of.density_of(masks)),
             "operations_share": share,
         }
-        shares |= {name: share for name, each in runs.items() if "sparsity" in each.also}
+        shares |= {name: share for name, each in runs.items() if _sparse(each)}
+    alone = "the plain run" if together else "dense"
     result["beside"] = {
-        name: "dense" if correction is None else words
+        name: alone if correction is None else words
         for name, words in BESIDE.items()
         if name in runs
     }
@@ -212,6 +240,10 @@ def _found(config: Config, runs: Runs, curves: Curves) -> Found:
 METHOD = Method("agent", OPTIONS, _changed, _found)
 
 
+def _sparse(run: Run) -> bool:
+    return "sparsity" in run.also or isinstance(run.task.apply_fn, Masked)
+
+
 def _times(
     config: Config,
     runs: Runs,
@@ -223,8 +255,8 @@ def _times(
 ) -> dict[str, Any]:
     """Steps of every run to a threshold, and the others' costs over those of the method."""
     costs = {
-        name: _cost(run, curves[name + side], shares[name], epsilon, rule, config.smoothing)
-        for name, run in runs.items()
+        name: _cost(curves[name + side], shares[name], epsilon, rule, config.smoothing)
+        for name in runs
     }
     own = costs[""]
     found: dict[str, Any] = {"steps": {name: of and of[0] for name, of in costs.items()}}
@@ -240,19 +272,16 @@ def _times(
 
 
 def _cost(
-    run: Run, curve: Curve, share: float, epsilon: float, rule, smoothing: int
+    curve: Curve, share: float, epsilon: float, rule, smoothing: int
 ) -> tuple[int, float, float, float] | None:
-    """Steps, operations as run and as a mask would leave them, seconds; of one that arrives."""
+    """Steps, operations as run and as a mask would leave them, seconds; of one that arrives.
+
+    The latter by the mask's share of the whole network's, whatever of it is frozen.
+    """
     found = time_to_threshold(curve, epsilon, rule, smoothing=smoothing)
-    if found.steps is None or found.seconds is None:
+    if found.steps is None or found.seconds is None or curve.operations is None:
         return None
-    spent = passes(
-        found.steps,
-        run.sgd.batch_size or run.task.n,
-        run.task.n,
-        correction=run.also.get("correction"),
-        attack=run.also.get("attack"),
-    )
+    spent = float(curve.operations[np.searchsorted(curve.steps, found.steps)])
     return found.steps, spent, spent * share, found.seconds
 
 

@@ -30,6 +30,11 @@ def _changed(config: Config, runs: Runs) -> Runs:
     run = runs[""]
     assert isinstance(run.sgd, SGD)
     _require_predictable(config)
+    if config.t0 == "best" and "snapshot" in config.method.split("+"):
+        raise InputError(
+            "t0 best is chosen for freezeout's own cosines, and snapshot has others, got "
+            f"{config.method!r}; give t0 as a number"
+        )
     by = ("stages",) if config.groups is None else config.groups
     groups = grouped(run.task.apply_fn, run.task.params, run.task.x, by)
     freeze = _freeze(config, T0 if config.t0 is None else config.t0, run, groups)
@@ -38,6 +43,7 @@ def _changed(config: Config, runs: Runs) -> Runs:
         run,
         sgd=dataclasses.replace(run.sgd, learning_rate=rates),
         also={**run.also, "groups": groups},
+        shares=freeze.shares(run.steps, groups.count),
     )
     return {**runs, "": own}
 
@@ -79,7 +85,7 @@ def _freeze(config: Config, t0: float | str, run: Run, groups: Groups) -> Freeze
 
 def _linearised(run: Run, groups: Groups) -> grouped_prediction.Linearised:
     assert run.kernel is not None
-    shares = run.kernel(groups).shares
+    shares = run.kernel(run.task, groups).shares
     assert shares is not None
     decayed = run.sgd.weight_decay > 0 and run.sgd.decay_toward == "zero"
     return grouped_prediction.linearised(run.task, groups, shares, decayed=decayed)

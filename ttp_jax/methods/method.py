@@ -30,9 +30,12 @@ class Run:
     keep: Keep = ()
     also: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that :func:`ttp_jax.predict` and :func:`ttp_jax.finetune` share."""
-    kernel: Callable[[Groups | None], Computed] | None = None
-    """The kernel of the task, in shares of groups of weights: computed once for a study, for
+    kernel: Callable[[Task, Groups | None], Computed] | None = None
+    """The kernel of this task, in shares of groups of weights: computed once for a study, for
     what a method has to know ahead or tells afterwards."""
+    shares: np.ndarray | None = None
+    """``[T, G]``: what each group of weights takes of a schedule over steps. The next method's
+    schedule is multiplied by it."""
 
 
 Runs = Mapping[str, Run]
@@ -54,7 +57,8 @@ class Method:
     """One of the methods that ``--method`` names.
 
     Methods are put together by changing the runs one after the other, in the order of
-    :data:`ttp_jax.methods.METHODS`; each refuses what it cannot be put together with.
+    :data:`ttp_jax.methods.METHODS`: first the model, then its groups, then the schedule. Each
+    refuses what it cannot be put together with.
     """
 
     name: str

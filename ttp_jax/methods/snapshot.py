@@ -1,4 +1,10 @@
-"""Snapshot ensembles: what one is worth, predicted and measured, beside a plain run."""
+"""Snapshot ensembles: what one is worth, predicted and measured, beside a plain run.
+
+With freezeout the rate of a group at step ``t`` is ``alpha(t) share_g(t)``: the cycles' rate
+times what the group takes of it, ``1/t_g`` (or 1, unscaled) until its time to freeze and 0 from
+there on, wherever in a cycle that is. FreezeOut's own cosine is not in it. All snapshots share
+what was frozen before them.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +27,7 @@ from ttp_jax.methods.method import (
     speed_up,
 )
 from ttp_jax.optimizers import SGD
-from ttp_jax.types import Curve, InputError, Kept, Task
+from ttp_jax.types import Curve, Kept, Task
 
 CYCLES = 4
 """By default."""
@@ -42,15 +48,10 @@ def planned(config: Config, steps: int) -> tuple[Plan, int]:
 def _changed(config: Config, runs: Runs) -> Runs:
     run, plain = runs[""], runs[PLAIN]
     assert isinstance(run.sgd, SGD)
-    if "groups" in run.also:
-        raise InputError(
-            "method 'snapshot' and a method with rates by group both set the learning rates, "
-            f"got {config.method!r}; take one of them"
-        )
     plan, _ = planned(config, run.steps)
     return {
         **runs,
-        "": dataclasses.replace(run, sgd=plan.of(run.sgd), keep=plan.keep),
+        "": dataclasses.replace(run, sgd=plan.of(run.sgd, run.shares), keep=plan.keep),
         PLAIN: dataclasses.replace(plain, keep=[plain.steps]),
     }
 

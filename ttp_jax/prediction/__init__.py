@@ -12,7 +12,7 @@ from typing import Any
 
 from ttp_jax import augmented_prediction, calibration, mending
 from ttp_jax.accelerators.correction import Correction
-from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.accelerators.sparsity import Sparsity, settled
 from ttp_jax.attacks import Attack
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.groups import Groups
@@ -107,9 +107,10 @@ def predict(
             ``"simulate"``, which then leaves out the noise of the batches).
         keep: Steps after which the linearised model is kept (:attr:`Curve.kept`; solver
             ``"simulate"``, one linearisation, no real steps).
-        sparsity: Masks on the weights; those that move take a linearisation each
-            (:mod:`ttp_jax.masked_prediction`; solver ``"simulate"``, exact kernel). A kernel
-            that was computed before is that of the masked start.
+        sparsity: Masks on the weights, by the exact kernel. Those that stay go with everything
+            else here; those that move take a linearisation each
+            (:mod:`ttp_jax.masked_prediction`; solver ``"simulate"``). A kernel that was
+            computed before is that of the masked start.
         correction: Of the mini-batch gradients (:mod:`ttp_jax.accelerators.correction`;
             solver ``"simulate"``). The seconds count its passes.
         attack: Refused: adversarial training is not predicted.
@@ -141,6 +142,7 @@ def predict(
 
     Breaks when: the model leaves its linearisation (``trust`` says so).
     """
+    task, sparsity = settled(task, sparsity)
     asked = Asked(
         task=task,
         optimizer=sgd,
@@ -226,7 +228,8 @@ def cost_ahead(task: Task, sgd: Optimizer, *, steps: int, **options: Any) -> Ker
     Raises:
         InputError: What :func:`predict` would refuse.
     """
-    asked = Asked(task, sgd, steps, **options)
+    task, sparsity = settled(task, options.pop("sparsity", None))
+    asked = Asked(task, sgd, steps, sparsity=sparsity, **options)
     return _usable(asked).cost(asked)
 
 

@@ -8,7 +8,13 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int
 
-from ttp_jax import augmented_prediction, extrapolation, mending, relinearization
+from ttp_jax import (
+    augmented_prediction,
+    extrapolation,
+    masked_prediction,
+    mending,
+    relinearization,
+)
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.attacks import Attack
@@ -20,7 +26,7 @@ from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.reading import Keep, kept_steps, read_steps
-from ttp_jax.types import InputError, Task
+from ttp_jax.types import InputError, Masked, Task
 
 Solver = Literal["simulate", "flow", "moments", "moments_sde", "sde", "ode"]
 
@@ -45,6 +51,7 @@ class Asked:
     kernel_samples: int | None = None
     keep: Keep = ()
     sparsity: Sparsity | None = None
+    """Masks that move; those that stay are the task's."""
     correction: Correction | None = None
     attack: Attack | None = None
     groups: Groups | None = None
@@ -138,6 +145,8 @@ def require_known(asked: Asked) -> None:
         raise InputError(
             f"solver must be one of {', '.join(get_args(Solver))}, got {asked.solver!r}"
         )
+    if isinstance(asked.task.apply_fn, Masked):
+        masked_prediction.require_exact(asked.described)
     _ = asked.described, asked.read, asked.kept
     count = None if asked.groups is None else asked.groups.count
     asked.optimizer.grouped_rates(asked.steps, count)

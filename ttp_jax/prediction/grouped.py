@@ -11,7 +11,9 @@ from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 def _require(asked: Asked) -> None:
     kernel, groups = asked.kernel, asked.groups
     assert groups is not None
-    others = asked.others("groups", "solver 'moments'", "held_out")
+    others = asked.others("groups", "solver 'moments'", "held_out", "keep")
+    if asked.solver == "moments" and len(asked.keep):
+        others.append("keep by solver 'moments'")
     if isinstance(kernel, Computed) and (
         kernel.shares is None or len(kernel.shares) != groups.count
     ):
@@ -38,13 +40,17 @@ def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
         )
     with parts.timed("solve_s", f"dynamics ({asked.solver})"):
         path = grouped_prediction.simulated(
-            first, sgd, steps=steps, seed=asked.seed, every=every
+            first, sgd, steps=steps, seed=asked.seed, every=every, keep=asked.keep
         )
         curves = path.curves
         if asked.solver == "moments":
             curves = grouped_prediction.expected(first, sgd, steps=steps, every=every)
     with parts.timed("trust_s", "linearisation gap"):
         verdict = grouped_prediction.judged(first, sgd, path, curves[0].loss, steps=steps)
+    kept = None
+    if len(asked.kept):
+        with parts.timed("kept_s"):
+            kept = grouped_prediction.kept(first, path, asked.kept)
     return Found(
         curves=curves,
         trust=verdict,
@@ -53,6 +59,7 @@ def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
         flops=expected.flops
         + expected.forward_flops_per_sample * (2 + 6 * groups.count) * task.n
         + groups.count * dynamics_flops(task, sgd, steps),
+        kept=kept,
     )
 
 

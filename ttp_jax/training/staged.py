@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 
 from ttp_jax import outputs, programs
 from ttp_jax.accelerators import freezeout
-from ttp_jax.groups import Groups, cut_at
+from ttp_jax.groups import Groups, Stages, cut_at
 from ttp_jax.optimizers import SGD
 from ttp_jax.training.loop import Steps
 from ttp_jax.training.plain import decay_of
-from ttp_jax.types import ApplyFn, Chain, Params, Task
+from ttp_jax.types import ApplyFn, Params, Task
 
 
 class Staged(NamedTuple):
@@ -197,13 +197,13 @@ def staged_steps(
 class _Stage:
     """Some groups frozen, for all steps until the next is."""
 
-    cut: tuple[Chain, Chain] | None
+    cut: tuple[Stages, Stages] | None
     compiled: Callable | None = None
     flops: float = 0.0
     entry: float = 0.0
     """Operations of putting by what is new."""
 
-    def until(self, later: "_Stage") -> Chain | None:
+    def until(self, later: "_Stage") -> Stages | None:
         """What stands between the cuts of two stages; ``None`` where there is none."""
         if later.cut is None:
             return None
