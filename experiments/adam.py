@@ -6,8 +6,8 @@
 The embedded network on three sets of pictures, 5 classes x 30, batches of 25, 60 epochs, two
 learning rates, without weight decay and with AdamW's, three seeds. The prediction knows
 the batches; it takes Adam's second moments as fixed but for their size
-(:mod:`ttp_jax.preconditioning`). Errors are those of the time to within 10 % of the initial
-loss of the end, and to 0.5, 0.2 and 0.1 of the initial loss.
+(:mod:`ttp_jax.linearisation.preconditioning`). Errors are those of the time to within 10 % of
+the initial loss of the end, and to 0.5, 0.2 and 0.1 of the initial loss.
 
 Expect: 6 % at the median at the lower rate and 19 % at the higher one, where the model leaves
 its linearisation and the warning says so; AdamW with a decay that shrinks the weights by a

@@ -35,12 +35,13 @@ import numpy as np
 
 from experiments import harness
 from experiments.agent_tables import draw
-from ttp_jax import masked_prediction, outputs, study, trust
+from ttp_jax import outputs, study, trust
 from ttp_jax.accelerators.corrected_path import corrected_segment
 from ttp_jax.accelerators.correction import Agent, AlphaSvrg, Correction
 from ttp_jax.accelerators.sparsity import Sparsity, density_of, operations_share
 from ttp_jax.finetune import finetune
 from ttp_jax.kernel.choice import Computed
+from ttp_jax.linearisation import masked_prediction
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import read_steps
 from ttp_jax.thresholds import time_to_threshold

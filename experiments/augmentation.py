@@ -6,10 +6,10 @@
 The embedded network on three sets of pictures, 5 classes x 16, batches of 20, 40 epochs,
 three seeds. Every epoch of the real run sees every picture anew: moved by up to 3 pixels and,
 except for digits, mirrored. The prediction knows the batches, and of the views the first
-four, two or one of each picture (:mod:`ttp_jax.augmented_prediction`). Beside it stands the
-prediction of training without augmentation, which is what ignoring it would say. Errors are
-those of the time to within 10 % of the initial loss of the end, and to 0.5 and 0.2 of the
-initial loss, all on the pictures as they are.
+four, two or one of each picture (:mod:`ttp_jax.linearisation.augmented_prediction`). Beside it
+stands the prediction of training without augmentation, which is what ignoring it would say.
+Errors are those of the time to within 10 % of the initial loss of the end, and to 0.5 and 0.2
+of the initial loss, all on the pictures as they are.
 
 Expect: no numbers yet: the paper preset has not been run. The error is to fall with the number
 of views, and to be smaller than where augmentation is ignored.

@@ -6,10 +6,10 @@
 The embedded network (its last stage and head trained) and a CIFAR ResNet-20 (all of it) on
 three sets of pictures, 5 classes x 12, batches of 20, 40 epochs, three seeds. The real run
 normalises every mini-batch by its own statistics and is read by the running ones. It is
-predicted by a kernel without the mean over samples (:mod:`ttp_jax.batch_norm_prediction`).
-Beside that stands the usual prediction, of BatchNorm in inference mode, which is what ignoring
-it would say. Errors are those of the time to within 10 % of the initial loss of the end, and to
-0.5 and 0.2 of the initial loss.
+predicted by a kernel without the mean over samples
+(:mod:`ttp_jax.linearisation.batch_norm_prediction`). Beside that stands the usual prediction,
+of BatchNorm in inference mode, which is what ignoring it would say. Errors are those of the
+time to within 10 % of the initial loss of the end, and to 0.5 and 0.2 of the initial loss.
 
 Expect: no table yet: the paper preset has not been run. In two tasks that it does not have, on
 which this was tried out (embedded network, 5 classes x 12, 60 epochs; sign digits of seed 11,

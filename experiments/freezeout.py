@@ -41,10 +41,11 @@ import numpy as np
 from experiments import harness
 from experiments.freezeout_tables import best, draw, named
 from experiments.staging import Setting, both, plain_rates, setting
-from ttp_jax import grouped_prediction, schedules, study
+from ttp_jax import schedules, study
 from ttp_jax.accelerators.freezeout import FreezeOut, autofreeze
 from ttp_jax.dynamics.grouped import accumulated_norms
 from ttp_jax.finetune import finetune
+from ttp_jax.linearisation import grouped_prediction
 from ttp_jax.training import loop
 from ttp_jax.training.staged import GradientRule, staged_steps
 from ttp_jax.types import Curve

@@ -4,10 +4,11 @@
     python -m experiments.mending smoke                  a minute
 
 Tasks that other experiments have really trained are predicted again, with up to four mends
-(:mod:`ttp_jax.mending`); the curves after fewer come with it. Of every threshold: its time
-after so many mends beside the real one. The law of :data:`ttp_jax.chances.MENDED` is fitted to
-the times after as many mends as there are by default, and scored on data sets and networks
-left out of the fit. What counts as wrong is what :mod:`experiments.trust` says.
+(:mod:`ttp_jax.linearisation.mending`); the curves after fewer come with it. Of every
+threshold: its time after so many mends beside the real one. The law of
+:data:`ttp_jax.chances.MENDED` is fitted to the times after as many mends as there are by
+default, and scored on data sets and networks left out of the fit. What counts as wrong is what
+:mod:`experiments.trust` says.
 
 Expect (124 tasks): of the times of the embedded network 16 % are off by more than a fifth after
 one linearisation and 4 % after four mends (medians 10 and 3 %), of the last stage of ResNet-50
@@ -27,8 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments import frontier, harness, trust
-from ttp_jax import calibration, chances, mending, outputs, records, study
+from ttp_jax import chances, outputs, records, study
 from ttp_jax.kernel.choice import Kernel
+from ttp_jax.linearisation import calibration, mending
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.trust import largest_curvature

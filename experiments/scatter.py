@@ -9,12 +9,12 @@ pictures, gradient descent (GD) and SGD at two learning rates each, the time at 
 is within 10 % of its initial value of where it ends. ``embedded``: the network that comes with
 the package, last stage and head. ``paper``: ImageNet ResNet-50 (last stage and head) and CIFAR
 ResNet-20. Both on 5 classes x 150 pictures for 150 epochs. Beside the predictions stand those
-by the kernel of some of the pictures (:mod:`ttp_jax.extrapolation`), by a sketched kernel
-(``tensor_sketch``, 2,048 numbers a tensor), by both together, and by the sketched kernel mended
-along the path (:mod:`ttp_jax.mending`, as is the default). Then there is what needs no dynamics
-of gradients: the kernel of the last layer alone, a network with random weights (seed 0 only),
-the median of the other tasks with such batches, and a power law fitted to the first twentieth
-of the real run.
+by the kernel of some of the pictures (:mod:`ttp_jax.linearisation.extrapolation`), by a
+sketched kernel (``tensor_sketch``, 2,048 numbers a tensor), by both together, and by the
+sketched kernel mended along the path (:mod:`ttp_jax.linearisation.mending`, as is the
+default). Then there is what needs no dynamics of gradients: the kernel of the last layer
+alone, a network with random weights (seed 0 only), the median of the other tasks with such
+batches, and a power law fitted to the first twentieth of the real run.
 
 Expect: predictions of the embedded network 7 % (GD) and 9 % (SGD) off at the median and
 within 17 % on every set but flowers, which is up to 53 % off and trusted; the sketch, and the
@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from experiments import harness, scores
-from ttp_jax import extrapolation, mending, study
+from ttp_jax import study
+from ttp_jax.linearisation import extrapolation, mending
 from ttp_jax.records import Record
 
 EPSILONS = (0.4, 0.1, 0.01)

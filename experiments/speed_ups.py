@@ -46,11 +46,12 @@ from experiments import harness
 from experiments.freezeout_tables import best
 from experiments.speed_up_tables import draw
 from experiments.staging import Setting, both, plain_rates, setting
-from ttp_jax import grouped_prediction, schedules, study
+from ttp_jax import schedules, study
 from ttp_jax.accelerators import snapshot
 from ttp_jax.accelerators.freezeout import FreezeOut
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.finetune import finetune
+from ttp_jax.linearisation import grouped_prediction
 from ttp_jax.types import Curve
 
 FREEZE = FreezeOut(0.8, "cubic")

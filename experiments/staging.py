@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from experiments import bench
-from ttp_jax import grouped_prediction, outputs, schedules, stage_costs, study
+from ttp_jax import outputs, schedules, study
 from ttp_jax.accelerators import ensemble
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.dynamics.grouped import GroupedPath
 from ttp_jax.groups import Groups, grouped
+from ttp_jax.linearisation import grouped_prediction, stage_costs
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Keep
 from ttp_jax.types import Curve, Task

@@ -9,8 +9,8 @@ targets -1 and 1, mean squared error, SGD without momentum; the real run is on a
 predictions: the exact kernel of all (where it fits), subsets as they are, subsets with
 corrected eigenvalues and a fitted tail (:mod:`ttp_jax.subset`), whose band is of 100 draws of
 the two laws, all from the spectrum alone (``dynamics.volterra``); and the curve of the subset,
-its halves and quarters extrapolated in one over their number (:mod:`ttp_jax.extrapolation`,
-without the noise of the batches).
+its halves and quarters extrapolated in one over their number
+(:mod:`ttp_jax.linearisation.extrapolation`, without the noise of the batches).
 
 Expect: the kernel of all 4,000 within 6 % of the real loss at every reading; corrected
 eigenvalues upon the true ones; the residual among them still decaying too soon, so that the
@@ -33,11 +33,12 @@ import numpy as np
 import ttp_jax as ttp
 from experiments import harness
 from ttp_jax import data as pictures
-from ttp_jax import extrapolation, models, trust
+from ttp_jax import models, trust
 from ttp_jax.chunks import map_samples
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.dynamics.volterra import volterra
 from ttp_jax.kernel.empirical import empirical_ntk
+from ttp_jax.linearisation import extrapolation
 from ttp_jax.records import Record
 from ttp_jax.spectrum import of_gram
 from ttp_jax.subset import from_subset

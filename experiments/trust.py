@@ -4,12 +4,12 @@
     python -m experiments.trust smoke                  a minute
 
 Tasks that other experiments have really trained are predicted again, and looked at along the
-predicted path (:mod:`ttp_jax.second_look`). Of every threshold: whether its time is off by more
-than 20 %, and what the looks say. A logistic law of the latter is fitted to all tasks but those
-of one data set, or of one network, and scored on these; the weights that the package uses are
-those fitted to all. A time that the real run alone does not reach counts as wrong where it had
-a fifth more steps for it, and is left out otherwise; of times that the prediction alone does
-not reach there is a count, and no law.
+predicted path (:mod:`ttp_jax.linearisation.second_look`). Of every threshold: whether its time
+is off by more than 20 %, and what the looks say. A logistic law of the latter is fitted to all
+tasks but those of one data set, or of one network, and scored on these; the weights that the
+package uses are those fitted to all. A time that the real run alone does not reach counts as
+wrong where it had a fifth more steps for it, and is left out otherwise; of times that the
+prediction alone does not reach there is a count, and no law.
 
 Expect (447 thresholds of 123 tasks, 112 wrong): AUROC 0.88 with data sets left out, 0.88 with
 networks left out, 0.93 where errors between 15 and 27 % do not count; the linearisation gaps

@@ -11,7 +11,7 @@ import pytest
 import ttp_jax as ttp
 from tests.dynamics.test_grouped import problem, three_groups
 from tests.test_groups import chain
-from ttp_jax import mending, methods, outputs
+from ttp_jax import methods, outputs
 from ttp_jax.accelerators import snapshot
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.correction import Agent
@@ -20,6 +20,7 @@ from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.config import Config
 from ttp_jax.groups import cut_at, grouped
 from ttp_jax.kernel.empirical import empirical_ntk, grouped_ntk
+from ttp_jax.linearisation import mending
 from ttp_jax.training.sparse import sparse
 from ttp_jax.types import InputError, Masked
 

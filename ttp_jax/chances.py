@@ -65,7 +65,7 @@ def seen_once(
     """What the chance of an error is read from, of one linearisation.
 
     Args:
-        looks: From :func:`ttp_jax.second_look.look_along`.
+        looks: From :func:`ttp_jax.linearisation.second_look.look_along`.
         stability: Of its first step (:class:`ttp_jax.types.Trust`).
         reached: Step that the prediction names for the threshold; ``None`` for never.
         epsilon: The threshold.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttp_jax.accelerators.sparsity import Spread
-from ttp_jax.augmented_prediction import VIEWS
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.early_curves.elasticity import Quantity
 from ttp_jax.kernel.choice import KernelName
 from ttp_jax.kernel.classes import Outputs
-from ttp_jax.mending import MENDS
+from ttp_jax.linearisation.augmented_prediction import VIEWS
+from ttp_jax.linearisation.mending import MENDS
 from ttp_jax.models import HeadInit
 from ttp_jax.optimizers import DecayToward
 from ttp_jax.prediction import Solver

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ttp_jax import alignment, extrapolation, outputs, proxies, records, study
+from ttp_jax import alignment, outputs, proxies, records, study
 from ttp_jax.candidates import Candidate
 from ttp_jax.early_curves.lcga import lcga
 from ttp_jax.early_curves.prefix import Score, batch_log, prefix
@@ -22,6 +22,7 @@ from ttp_jax.early_curves.tse import tse, tse_e
 from ttp_jax.finetune import finetune
 from ttp_jax.kernel.choice import Computed, Kernel
 from ttp_jax.kernel.classes import over_samples
+from ttp_jax.linearisation import extrapolation
 from ttp_jax.models import pretrained
 from ttp_jax.optimizers import SGD
 from ttp_jax.prediction import cost_ahead, predict

@@ -18,7 +18,6 @@ from ttp_jax import (
     chances,
     data,
     evaluation,
-    extrapolation,
     methods,
     models,
     records,
@@ -33,6 +32,7 @@ from ttp_jax.early_curves.prefix import prefix
 from ttp_jax.finetune import finetune
 from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel
+from ttp_jax.linearisation import extrapolation
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.prediction import cost_ahead, predict
 from ttp_jax.types import (

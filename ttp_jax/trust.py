@@ -148,7 +148,7 @@ def warnings(
         stability: Of its largest step, 1 at the limit.
         loss: Predicted.
         doubt: Of its extrapolation from few samples, where there was one
-            (:class:`ttp_jax.extrapolation.Extrapolated`).
+            (:class:`ttp_jax.linearisation.extrapolation.Extrapolated`).
     """
     found = []
     if stability > 1:
@@ -183,7 +183,7 @@ def judge_relinearized(
     peak_rate: float,
     predicted_loss: Float[np.ndarray, " t"],
 ) -> Trust:
-    """The same of many linearisations (:mod:`ttp_jax.relinearization`).
+    """The same of many linearisations (:mod:`ttp_jax.linearisation.relinearization`).
 
     ``score = 1/(1 + x^2)`` with ``x = error/ERROR_LIMIT``, halved where the predicted loss
     ends higher than it began. Steps that are too large for the linearisation at the start are

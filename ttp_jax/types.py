@@ -280,7 +280,7 @@ class Look:
     """Loss of the true outputs over the predicted one."""
     speed: float
     """Rate at which the true loss falls along its gradient, over what the kernel says; of a
-    mend ``kappa`` of :func:`ttp_jax.mending.updated`."""
+    mend ``kappa`` of :func:`ttp_jax.linearisation.mending.updated`."""
     linear: Float[np.ndarray, " t"]
     """Predicted loss at every step."""
     again: Float[np.ndarray, " t"] | None

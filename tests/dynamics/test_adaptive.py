@@ -8,10 +8,15 @@ import pytest
 
 import ttp_jax as ttp
 from tests import linear
-from ttp_jax import calibration, outputs
+from ttp_jax import outputs
 from ttp_jax.dynamics.adaptive import adapted
 from ttp_jax.finetune import finetune
-from ttp_jax.preconditioning import along_the_path, moved_weights, preconditioned
+from ttp_jax.linearisation import calibration
+from ttp_jax.linearisation.preconditioning import (
+    along_the_path,
+    moved_weights,
+    preconditioned,
+)
 from ttp_jax.training.plain import optax_of
 
 STEPS = 30

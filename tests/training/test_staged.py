@@ -8,9 +8,10 @@ import pytest
 import ttp_jax as ttp
 from tests.test_groups import chain
 from ttp_jax import losses as losses_of
-from ttp_jax import outputs, stage_costs
+from ttp_jax import outputs
 from ttp_jax.accelerators.freezeout import FreezeOut, share_of_cost
 from ttp_jax.groups import grouped
+from ttp_jax.linearisation import stage_costs
 from ttp_jax.models.resnet import cifar
 from ttp_jax.training import loop, plain
 from ttp_jax.training.staged import staged_steps

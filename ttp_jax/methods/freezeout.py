@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ttp_jax import freezing_choice, grouped_prediction
 from ttp_jax.accelerators.freezeout import FreezeOut, freezing_steps, stages_of
 from ttp_jax.config import Config
 from ttp_jax.groups import Groups, grouped, names_of
+from ttp_jax.linearisation import freezing_choice, grouped_prediction
 from ttp_jax.methods.method import (
     PLAIN,
     Curves,

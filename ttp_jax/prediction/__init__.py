@@ -10,7 +10,6 @@ paper's), :mod:`~ttp_jax.prediction.relinearized`, :mod:`~ttp_jax.prediction.gro
 import dataclasses
 from typing import Any
 
-from ttp_jax import augmented_prediction, calibration, mending
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Sparsity, settled
 from ttp_jax.attacks import Attack
@@ -18,6 +17,7 @@ from ttp_jax.dynamics.noise import Noise
 from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import augmented_prediction, calibration, mending
 from ttp_jax.optimizers import Adam, Optimizer
 from ttp_jax.prediction import (
     adam,
@@ -72,8 +72,8 @@ def predict(
         task: What would be trained.
         sgd: How, by :class:`ttp_jax.SGD` or :class:`ttp_jax.Adam`; the latter by the solver
             ``"simulate"`` and two exact, preconditioned kernels
-            (:mod:`ttp_jax.preconditioning`), with none of the options below but ``seed``,
-            ``every`` and ``memory_budget_bytes``.
+            (:mod:`ttp_jax.linearisation.preconditioning`), with none of the options below but
+            ``seed``, ``every`` and ``memory_budget_bytes``.
         steps: ``T``, the last step of the curve.
         solver: ``"simulate"`` follows the mini-batches of ``seed`` exactly; ``"flow"`` is
             the closed form for the full batch under MSE; ``"moments"`` gives the expected
@@ -95,22 +95,23 @@ def predict(
             without training.
         relinearize: A tolerance, such as 0.5: linearise again wherever the model has left
             its linearisation by so much, along the predicted path
-            (:mod:`ttp_jax.relinearization`; solver ``"simulate"``). ``None`` for one
-            linearisation.
+            (:mod:`ttp_jax.linearisation.relinearization`; solver ``"simulate"``). ``None`` for
+            one linearisation.
         mend: At so many places at most, where the predicted loss has halved, the true model
-            is asked and the prediction goes on from there (:mod:`ttp_jax.mending`); 0 for the
-            paper's one linearisation. Done by the solver ``"simulate"`` where neither bands
-            (``paths``), models along the way (``keep``), ``relinearize`` nor
-            ``kernel_samples`` are asked for; these are of one linearisation.
+            is asked and the prediction goes on from there
+            (:mod:`ttp_jax.linearisation.mending`); 0 for the paper's one linearisation. Done
+            by the solver ``"simulate"`` where neither bands (``paths``), models along the way
+            (``keep``), ``relinearize`` nor ``kernel_samples`` are asked for; these are of one
+            linearisation.
         kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
-            extrapolate the curve to all (:mod:`ttp_jax.extrapolation`; solver
+            extrapolate the curve to all (:mod:`ttp_jax.linearisation.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
         keep: Steps after which the linearised model is kept (:attr:`Curve.kept`; solver
             ``"simulate"``, one linearisation, no real steps).
         sparsity: Masks on the weights, by the exact kernel. Those that stay go with everything
             else here; those that move take a linearisation each
-            (:mod:`ttp_jax.masked_prediction`; solver ``"simulate"``). A kernel that was
-            computed before is that of the masked start.
+            (:mod:`ttp_jax.linearisation.masked_prediction`; solver ``"simulate"``). A kernel
+            that was computed before is that of the masked start.
         correction: Of the mini-batch gradients (:mod:`ttp_jax.accelerators.correction`;
             solver ``"simulate"``). The seconds count its passes.
         attack: Refused: adversarial training is not predicted.
@@ -119,10 +120,10 @@ def predict(
             linearisation). The seconds are then those of each stage, and ``trust`` rests on
             gaps alone.
         views: Of a task with views: so many of each sample stand for a new one in every epoch
-            (:mod:`ttp_jax.augmented_prediction`; solver ``"simulate"`` of SGD, with mends or
-            once linearised). No more than there are epochs are used, and with as many a linear
-            model is predicted exactly. The kernel takes ``views + 1`` times the backward
-            passes and ``(views + 1)^2`` times the products and the memory.
+            (:mod:`ttp_jax.linearisation.augmented_prediction`; solver ``"simulate"`` of SGD,
+            with mends or once linearised). No more than there are epochs are used, and with as
+            many a linear model is predicted exactly. The kernel takes ``views + 1`` times the
+            backward passes and ``(views + 1)^2`` times the products and the memory.
         memory_budget_bytes: For the kernel; a share of the free memory by default.
 
     Returns:

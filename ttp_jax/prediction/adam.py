@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from ttp_jax import outputs, preconditioning, trust
-from ttp_jax.calibration import Start
+from ttp_jax import outputs, trust
 from ttp_jax.dynamics.adaptive import WAYPOINT_LOSS
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import preconditioning
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.optimizers import Adam
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops

@@ -8,22 +8,22 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int
 
-from ttp_jax import (
+from ttp_jax.accelerators.correction import Correction
+from ttp_jax.accelerators.sparsity import Sparsity
+from ttp_jax.attacks import Attack
+from ttp_jax.dynamics.flow import require_closed_form
+from ttp_jax.dynamics.noise import Noise, require_independent
+from ttp_jax.groups import Groups
+from ttp_jax.kernel.choice import Computed, Kernel, KernelName
+from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import (
     augmented_prediction,
     extrapolation,
     masked_prediction,
     mending,
     relinearization,
 )
-from ttp_jax.accelerators.correction import Correction
-from ttp_jax.accelerators.sparsity import Sparsity
-from ttp_jax.attacks import Attack
-from ttp_jax.calibration import Start
-from ttp_jax.dynamics.flow import require_closed_form
-from ttp_jax.dynamics.noise import Noise, require_independent
-from ttp_jax.groups import Groups
-from ttp_jax.kernel.choice import Computed, Kernel, KernelName
-from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.optimizers import SGD, Adam, Optimizer
 from ttp_jax.reading import Keep, kept_steps, read_steps
 from ttp_jax.types import InputError, Masked, Task

@@ -1,14 +1,15 @@
 """Training on augmented pictures: the usual way, of a few views of each picture.
 
-See :mod:`ttp_jax.augmented_prediction`.
+See :mod:`ttp_jax.linearisation.augmented_prediction`.
 """
 
 import dataclasses
 
-from ttp_jax import augmented_prediction, calibration, outputs
-from ttp_jax.calibration import Start
+from ttp_jax import outputs
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import augmented_prediction, calibration
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction import linearised, mended
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops

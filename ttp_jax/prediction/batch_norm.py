@@ -1,9 +1,10 @@
-"""BatchNorm in training mode, approximated (:mod:`ttp_jax.batch_norm_prediction`)."""
+"""BatchNorm in training mode (:mod:`ttp_jax.linearisation.batch_norm_prediction`)."""
 
-from ttp_jax import batch_norm_prediction, outputs
-from ttp_jax.calibration import Start
+from ttp_jax import outputs
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import batch_norm_prediction
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 

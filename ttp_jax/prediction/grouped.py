@@ -1,9 +1,9 @@
-"""Groups of weights at rates of their own (:mod:`ttp_jax.grouped_prediction`)."""
+"""Groups of weights at rates of their own (:mod:`ttp_jax.linearisation.grouped_prediction`)."""
 
-from ttp_jax import grouped_prediction
-from ttp_jax.calibration import Start
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import grouped_prediction
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_kernel_of_task
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 

@@ -6,22 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttp_jax import (
-    calibration,
-    chances,
-    extrapolation,
-    outputs,
-    second_look,
-    spectrum,
-    trust,
-)
-from ttp_jax.calibration import Start
+from ttp_jax import chances, outputs, spectrum, trust
 from ttp_jax.dynamics.flow import flow
 from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.path import Path, Places
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import calibration, extrapolation, second_look
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_together
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.reading import Readings

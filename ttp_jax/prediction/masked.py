@@ -1,9 +1,9 @@
-"""Masked weights, corrected gradients, or both (:mod:`ttp_jax.masked_prediction`)."""
+"""Masked weights, corrected gradients (:mod:`ttp_jax.linearisation.masked_prediction`)."""
 
-from ttp_jax import masked_prediction, second_look
-from ttp_jax.calibration import Start
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import masked_prediction, second_look
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_kernel_of_task
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 

@@ -1,10 +1,11 @@
-"""The default: one kernel, mended along the predicted path (:mod:`ttp_jax.mending`)."""
+"""The default: one kernel, mended along the path (:mod:`ttp_jax.linearisation.mending`)."""
 
 import numpy as np
 
-from ttp_jax import chances, mending, outputs, trust
-from ttp_jax.calibration import Start
+from ttp_jax import chances, outputs, trust
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import mending
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_together
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.types import Curve

@@ -1,9 +1,10 @@
 """One linearisation after the other along the predicted path."""
 
-from ttp_jax import relinearization, trust
-from ttp_jax.calibration import Start
+from ttp_jax import trust
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation import relinearization
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_together
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 

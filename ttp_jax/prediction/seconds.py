@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, sampling, stage_costs
+from ttp_jax import sampling
 from ttp_jax.accelerators import correction
+from ttp_jax.linearisation import calibration, stage_costs
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Parts
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ttp_jax.calibration import Start
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.kernel.empirical import KernelCost
+from ttp_jax.linearisation.calibration import Start
 from ttp_jax.optimizers import Optimizer
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.progress import bar

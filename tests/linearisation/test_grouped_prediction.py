@@ -6,10 +6,11 @@ import pytest
 import ttp_jax as ttp
 from tests.dynamics.test_grouped import three_groups
 from tests.test_groups import chain
-from ttp_jax import freezing_choice, grouped_prediction, outputs
+from ttp_jax import outputs
 from ttp_jax.accelerators.freezeout import FreezeOut
 from ttp_jax.groups import grouped
 from ttp_jax.kernel.choice import Kernel
+from ttp_jax.linearisation import freezing_choice, grouped_prediction
 
 STEPS = 24
 

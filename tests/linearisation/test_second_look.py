@@ -13,7 +13,8 @@ from experiments import trust
 from tests import linear
 from tests.bent import bent
 from tests.conftest import ROOT
-from ttp_jax import calibration, chances, losses, outputs, records, second_look
+from ttp_jax import chances, losses, outputs, records
+from ttp_jax.linearisation import calibration, second_look
 from ttp_jax.types import Look, Trust
 
 

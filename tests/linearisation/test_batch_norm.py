@@ -8,8 +8,8 @@ import pytest
 
 import ttp_jax as ttp
 from tests import normalised
-from ttp_jax import batch_norm_prediction as predicted
 from ttp_jax import prediction
+from ttp_jax.linearisation import batch_norm_prediction as predicted
 from ttp_jax.reading import Readings
 from ttp_jax.types import BatchNorm, InputError
 

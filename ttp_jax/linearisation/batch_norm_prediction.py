@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ttp_jax import calibration, losses, outputs, sampling, trust
+from ttp_jax import losses, outputs, sampling, trust
 from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.groups import Groups
 from ttp_jax.kernel import classes
+from ttp_jax.linearisation import calibration
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Readings, at_weights
 from ttp_jax.types import InputError, Params, Task, Trust

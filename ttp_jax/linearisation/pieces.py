@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, outputs
+from ttp_jax import outputs
 from ttp_jax.dynamics.segment import Segment
+from ttp_jax.linearisation import calibration
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Readings, of_parts
 from ttp_jax.types import Params, Task

@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, chances, outputs, second_look, trust
+from ttp_jax import chances, outputs, trust
 from ttp_jax.accelerators import correction as corrections
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.corrected_path import CorrectedSegment, Epochs, corrected_segment
 from ttp_jax.accelerators.correction import Correction
 from ttp_jax.accelerators.sparsity import Masks, Sparsity
 from ttp_jax.kernel.choice import Computed, Kernel
+from ttp_jax.linearisation import calibration, second_look
 from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, at_weights
@@ -202,8 +203,9 @@ def judged(
 ) -> tuple[Trust, int]:
     """Whether to believe a path, and how many second looks that took.
 
-    One linearisation is judged as that of a plain run is (:mod:`ttp_jax.second_look`), at the
-    path without the correction, whose mean is the same; several by the largest of their gaps.
+    One linearisation is judged as that of a plain run is
+    (:mod:`ttp_jax.linearisation.second_look`), at the path without the correction, whose mean
+    is the same; several by the largest of their gaps.
     """
     w, masks = start_of(task, sparsity)
     at = dataclasses.replace(task, params=w, held_out=None)

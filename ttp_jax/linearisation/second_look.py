@@ -4,7 +4,7 @@ Where the predicted loss has fallen to certain shares of the start, the weights 
 where the prediction says they are, and three things are asked of the true model there: its
 loss, how fast that falls, and when the thresholds come if the prediction is made again from
 there. What such looks say of the error is learned in :mod:`ttp_jax.chances`. A prediction
-that is mended (:mod:`ttp_jax.mending`) has looked already.
+that is mended (:mod:`ttp_jax.linearisation.mending`) has looked already.
 """
 
 import math
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, losses, outputs, trust
+from ttp_jax import losses, outputs, trust
 from ttp_jax.dynamics.segment import Segment, segment
+from ttp_jax.linearisation import calibration
 from ttp_jax.optimizers import SGD
 from ttp_jax.types import Look, Task
 

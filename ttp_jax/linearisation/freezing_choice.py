@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ttp_jax import outputs, stage_costs
+from ttp_jax import outputs
 from ttp_jax.accelerators.freezeout import FreezeOut, floor, frozen_at
-from ttp_jax.grouped_prediction import Linearised, simulated
+from ttp_jax.linearisation import stage_costs
+from ttp_jax.linearisation.grouped_prediction import Linearised, simulated
 from ttp_jax.optimizers import SGD
 from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.types import Curve

@@ -13,7 +13,7 @@ from tests.kernel.test_empirical import UNUSUAL, _unusual
 from ttp_jax import sampling
 from ttp_jax.kernel import plan
 from ttp_jax.kernel.choice import Kernel
-from ttp_jax.preconditioning import path_steps, preconditioned
+from ttp_jax.linearisation.preconditioning import path_steps, preconditioned
 from ttp_jax.types import InputError
 
 

@@ -14,9 +14,10 @@ from experiments import trust
 from tests import linear
 from tests.bent import bent
 from tests.conftest import ROOT
-from ttp_jax import calibration, chances, losses, mending, outputs, records
+from ttp_jax import chances, losses, outputs, records
 from ttp_jax.kernel.choice import Kernel
-from ttp_jax.pieces import Place
+from ttp_jax.linearisation import calibration, mending
+from ttp_jax.linearisation.pieces import Place
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -15,11 +15,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from ttp_jax import calibration, losses, pieces, programs, trust
+from ttp_jax import losses, programs, trust
 from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.empirical import empirical_ntk, estimate
+from ttp_jax.linearisation import calibration, pieces
+from ttp_jax.linearisation.pieces import Place
 from ttp_jax.optimizers import SGD
-from ttp_jax.pieces import Place
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
 from ttp_jax.types import ApplyFn, Look, Masked, Task
@@ -69,8 +70,9 @@ def mended(
     """Follow the linearised dynamics to step ``T``, and mend them where the loss has halved.
 
     At such a place the outputs become the true ones, the velocity is carried over as a vector
-    of weights, the way there is bent to the true loss (:mod:`ttp_jax.pieces`), and the kernel
-    becomes :func:`updated`. The mini-batches are those of the real run all through.
+    of weights, the way there is bent to the true loss (:mod:`ttp_jax.linearisation.pieces`),
+    and the kernel becomes :func:`updated`. The mini-batches are those of the real run all
+    through.
 
     Args:
         task: What is predicted.

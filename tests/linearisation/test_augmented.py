@@ -7,10 +7,10 @@ import pytest
 
 import ttp_jax as ttp
 from tests import linear
-from ttp_jax import augmented_prediction as augmented
 from ttp_jax import prediction, sampling
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.kernel.choice import Kernel
+from ttp_jax.linearisation import augmented_prediction as augmented
 from ttp_jax.types import InputError
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from ttp_jax import outputs
 from ttp_jax.accelerators import freezeout
-from ttp_jax.calibration import step_seconds
 from ttp_jax.groups import Groups, cut_at
+from ttp_jax.linearisation.calibration import step_seconds
 from ttp_jax.optimizers import SGD
 from ttp_jax.timing import measured
 from ttp_jax.types import Params, Task

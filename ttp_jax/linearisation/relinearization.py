@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import calibration, losses, outputs, pieces
+from ttp_jax import losses, outputs
 from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.choice import Computed, Kernel
+from ttp_jax.linearisation import calibration, pieces
+from ttp_jax.linearisation.pieces import Place
 from ttp_jax.optimizers import SGD
-from ttp_jax.pieces import Place
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
 from ttp_jax.trust import linearization_gap
@@ -108,7 +109,7 @@ def relinearized(
 
     Between two of them weights and velocity go where the linearisation says, the next begins
     at the true outputs, and what the linearisation misses there is spread over the way
-    (:mod:`ttp_jax.pieces`).
+    (:mod:`ttp_jax.linearisation.pieces`).
 
     A piece of one step is that step of training to rounding, for any kernel: with a
     tolerance near zero this *is* training, at the price of a kernel a step.

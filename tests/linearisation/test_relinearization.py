@@ -9,7 +9,7 @@ import pytest
 import ttp_jax as ttp
 from tests import linear
 from tests.bent import bent
-from ttp_jax import relinearization
+from ttp_jax.linearisation import relinearization
 
 STEPS = 40
 

@@ -7,7 +7,7 @@ import pytest
 
 import ttp_jax as ttp
 from tests import linear
-from ttp_jax import extrapolation
+from ttp_jax.linearisation import extrapolation
 from ttp_jax.types import InputError
 
 
