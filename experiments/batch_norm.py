@@ -50,7 +50,7 @@ def smoke(data: Path) -> list[study.Config]:
 
 
 def paper(data: Path) -> list[study.Config]:
-    """Two networks x three sets x three seeds."""
+    """Two networks, the smaller one first, x three seeds x three sets."""
     sources = ["digits"]
     sources += [f"npz:{data / 'datasets' / name}.npz" for name in augmentation.MIRRORED]
     weights = {"embedded": None, "resnet20": str(data / "weights/resnet20_cifar10.npz")}
@@ -63,8 +63,8 @@ def paper(data: Path) -> list[study.Config]:
             seed=seed,
             batch_norm=batch_norm,
         )
-        for seed in range(3)
         for model in weights
+        for seed in range(3)
         for source in sources
         for batch_norm in ("train", "inference")
     ]
