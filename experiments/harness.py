@@ -78,8 +78,8 @@ class Experiment:
         """The folder of records under ``results/`` or another folder like it."""
         return out / (self.records_of or self.name)
 
-    def redraw(self, out: Path) -> str:
-        """Write tables and figures from the records alone; returns the tables.
+    def drawing(self, out: Path) -> Drawing:
+        """Tables and figures from the records alone.
 
         Raises:
             InputError: There are no records.
@@ -88,7 +88,15 @@ class Experiment:
         found = [records.load(file.parent) for file in sorted(folder.glob("*/record.json"))]
         if not found:
             raise InputError(f"no records in {folder}; run another preset first")
-        text, figures = self.draw(found)
+        return self.draw(found)
+
+    def redraw(self, out: Path) -> str:
+        """Write what :meth:`drawing` gives; returns the tables.
+
+        Raises:
+            InputError: There are no records.
+        """
+        text, figures = self.drawing(out)
         own = out / self.name
         own.mkdir(parents=True, exist_ok=True)
         (own / "README.md").write_text(text)

@@ -48,7 +48,7 @@ class Again:
 
 
 def smoke(data: Path) -> list[Again]:
-    """Two tasks that need no data."""
+    """Two small tasks that need no data."""
     return [Again(again.source) for again in trust.smoke(data)]
 
 

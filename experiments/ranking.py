@@ -133,10 +133,10 @@ TIERS: tuple[Callable[[Path], list[str]], ...] = (cheap, middling, expensive)
 def smoke(data: Path) -> list[Candidate]:
     """Six small candidates on scikit-learn's digits."""
     small = dataclasses.replace(
-        COMMON, per_class=6, held_out=6, batch_size=6, epochs=10, sketch_dimension=256
+        COMMON, per_class=6, held_out=6, batch_size=6, epochs=5, sketch_dimension=256
     )
     mlp = "model=mlp,weights=random,image_size=8"
-    own = ["lr=5e-4", "lr=2e-3", "lr=5e-4,freeze_until=none"]
+    own = ["lr=5e-4", "lr=2e-3", "lr=5e-4,head_scale=1"]
     texts = [*own, f"{mlp},lr=3e-4", f"{mlp},lr=3e-3", f"{mlp},lr=3e-2"]
     return candidates.read(small, texts)
 

@@ -49,17 +49,31 @@ def test_smoke(name, tmp_path):
     assert made == {f: f.stat().st_mtime_ns for f in tmp_path.glob("*/*/record.json")}
 
 
+def committed(experiment):
+    """The folder of its records."""
+    folder = experiment.records_in(ROOT / "results")
+    if not any(folder.glob("*/record.json")):
+        pytest.skip(f"no records in {folder}")
+    return folder
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_committed_results_are_drawn_from_committed_records(name, tmp_path):
-    experiment = EXPERIMENTS[name]
-    committed = experiment.records_in(ROOT / "results")
-    if not any(committed.glob("*/record.json")):
-        pytest.skip(f"no records in {committed}")
-    shutil.copytree(committed, tmp_path / committed.name)
-    text, figures = drawn(experiment, tmp_path)
+def test_committed_tables_and_figures_are_those_of_committed_records(name):
+    committed(EXPERIMENTS[name])
+    text, figures = EXPERIMENTS[name].drawing(ROOT / "results")
     there = ROOT / "results" / name
     assert (there / "README.md").read_text() == text
-    assert {f.name for f in figures} == {f.name for f in there.glob("*.png")}
+    for kind in ("png", "pdf"):
+        assert set(figures) == {file.stem for file in there.glob(f"*.{kind}")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_committed_figures_can_be_drawn_again(name, tmp_path):
+    """Nearly all of the time that a figure takes goes into its two files."""
+    folder = committed(EXPERIMENTS[name])
+    shutil.copytree(folder, tmp_path / folder.name)
+    drawn(EXPERIMENTS[name], tmp_path)
 
 
 def test_committed_results_stay_small():

@@ -32,8 +32,7 @@ def same(found, wanted, **tolerance):
     ("loss", "sgd", "options"),
     [
         ("cross_entropy", ttp.SGD(0.2, 0.9), {}),
-        ("mse", ttp.SGD(0.05, 0.9, True, 0.03, 5, "shuffle"), {}),
-        ("cross_entropy", ttp.SGD(0.1, 0.5, False, 0.05, 4, "with_replacement"), {}),
+        ("mse", ttp.SGD(0.05, 0.9, True, 0.03, 5, "with_replacement"), {}),
         (
             "cross_entropy",
             ttp.SGD(0.1, 0.9, True, 0.05, 5, "without_replacement", "initial"),

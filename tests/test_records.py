@@ -42,7 +42,9 @@ def test_round_trip(tmp_path):
     assert back.curves["predicted"].timings == {"train_s": 1.5}
     assert back.provenance["indices"] == [0, 1, 2, 3]
     assert back.result == {"loss_initial": 1.0, "bad": None}
-    json.loads((folder / "record.json").read_text(), parse_constant=pytest.fail)
+    text = (folder / "record.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    assert '\n"result":{\n"loss_initial":1.0,\n"bad":null\n},\n' in text
 
 
 def test_held_out_curves_and_their_bands_round_trip(tmp_path):

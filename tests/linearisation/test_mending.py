@@ -29,13 +29,15 @@ def mended(task, sgd, steps, **options):
     return mending.mended(task, sgd, start, theta, f0, steps=steps, **options)
 
 
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize(
-    "sgd",
+    ("loss", "sgd"),
     [
-        ttp.SGD(0.1),
-        ttp.SGD(0.05, 0.8, True, 0.02, 5),
-        ttp.SGD(0.05, 0.8, weight_decay=0.02, decay_toward="initial", batch_size=4),
+        ("mse", ttp.SGD(0.1)),
+        ("cross_entropy", ttp.SGD(0.05, 0.8, True, 0.02, 5)),
+        (
+            "mse",
+            ttp.SGD(0.05, 0.8, weight_decay=0.02, decay_toward="initial", batch_size=4),
+        ),
     ],
     ids=["gd", "nesterov_to_zero", "to_initial"],
 )
