@@ -1,6 +1,6 @@
 """Training on augmented pictures, predicted from a few views of each, and run for real.
 
-    python -m experiments.augmentation paper --data data      not yet timed
+    python -m experiments.augmentation paper --data data      half an hour, two busy cores
     python -m experiments.augmentation smoke                  a minute
 
 The embedded network on three sets of pictures, 5 classes x 16, batches of 20, 40 epochs,
@@ -11,8 +11,13 @@ stands the prediction of training without augmentation, which is what ignoring i
 Errors are those of the time to within 10 % of the initial loss of the end, and to 0.5 and 0.2
 of the initial loss, all on the pictures as they are.
 
-Expect: no numbers yet: the paper preset has not been run. The error is to fall with the number
-of views, and to be smaller than where augmentation is ignored.
+Run so far: 27 of 36 (seeds 0 and 1, and digits of seed 2).
+
+Expect, at the median of these seven tasks: the time to within 10 % of the end is off by 0, 6 and
+19 % with four, two and one view (22, 15 and 52 % on sign-language digits, the worst set), the
+loss at the end by 11, 11 and 23 %. Ignoring augmentation they are 38 and 147 % off, and trusted.
+With four views digits are warned against in two of three tasks where nothing is wrong: the doubt
+is of the loss, which is small there.
 """
 
 import dataclasses

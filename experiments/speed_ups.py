@@ -17,8 +17,9 @@ One table puts them beside the methods' own experiments, from the records commit
 snapshots, FreezeOut, and AGENT and alpha-SVRG, which stand beside the same masks without a
 correction (their operations are steps times passes).
 
-The time of ``paper`` is a guess: three of its nine runs (the MLP) took a minute of processor time
-each, on two cores that some fifteen other programs ran on, which makes their seconds worthless.
+The time of ``paper`` is a guess: three of its nine runs (the MLP) took a minute of processor
+time each, on two cores that some fifteen other programs ran on, which makes their seconds
+worthless.
 The masked kernel of the embedded network takes most of a run on it.
 
 Expect (these three): both compositions cost 63 % of the plain run's operations, as FreezeOut
