@@ -3,21 +3,21 @@
     python -m experiments.augmentation paper --data data      half an hour, two busy cores
     python -m experiments.augmentation smoke                  a minute
 
-The embedded network on three sets of pictures, 5 classes x 16, batches of 20, 40 epochs,
-three seeds. Every epoch of the real run sees every picture anew: moved by up to 3 pixels and,
-except for digits, mirrored. The prediction knows the batches, and of the views the first
-four, two or one of each picture (:mod:`ttp_jax.linearisation.augmented_prediction`). Beside it
-stands the prediction of training without augmentation, which is what ignoring it would say.
-Errors are those of the time to within 10 % of the initial loss of the end, and to 0.5 and 0.2
-of the initial loss, all on the pictures as they are.
+The embedded network on three sets of pictures, 5 classes x 16, batches of 20, 40 epochs, three
+seeds. Every epoch of the real run sees every picture anew: moved by up to 3 pixels and, except
+for digits, mirrored. The prediction knows the batches, and of the views the first four, two or
+one of each picture (:mod:`ttp_jax.linearisation.augmented_prediction`). Beside it stands the
+prediction of training without augmentation, which is what ignoring it would say. Errors are
+those of the time to within 10 % of the initial loss of the end, and to 0.5 and 0.2 of the
+initial loss, all on the pictures as they are.
 
 Run so far: 27 of 36 (seeds 0 and 1, and digits of seed 2).
 
-Expect, at the median of these seven tasks: the time to within 10 % of the end is off by 0, 6 and
-19 % with four, two and one view (22, 15 and 52 % on sign-language digits, the worst set), the
-loss at the end by 11, 11 and 23 %. Ignoring augmentation they are 38 and 147 % off, and trusted.
-With four views digits are warned against in two of three tasks where nothing is wrong: the doubt
-is of the loss, which is small there.
+Expect, at the median of these seven tasks: the time to within 10 % of the end is off by 0, 6
+and 19 % with four, two and one view (22, 15 and 52 % on sign-language digits, the worst set),
+the loss at the end by 11, 11 and 23 %. Ignoring augmentation they are 38 and 147 % off, and
+trusted. With four views digits are warned against in two of three tasks where nothing is
+wrong: the doubt is of the loss, which is small there.
 """
 
 import dataclasses
