@@ -1,6 +1,6 @@
 """BatchNorm in training mode, approximated by a kernel, and run for real.
 
-    python -m experiments.batch_norm paper --data data      minutes (embedded); hours (ResNet-20)
+    python -m experiments.batch_norm paper --data data      minutes for the embedded network
     python -m experiments.batch_norm smoke                  a minute
 
 The embedded network (its last stage and head trained) and a CIFAR ResNet-20 (all of it) on
