@@ -76,6 +76,15 @@ def test_gain_of_a_second():
     np.testing.assert_allclose(diverged, [np.nan, 10, 10, np.nan, np.nan])
 
 
+def test_gain_of_a_kilojoule():
+    line = curve(5 - 0.02 * K, step_s=0.25)
+    # 0.08 a second at 400 J a second
+    np.testing.assert_allclose(marginal_gain(line, window=4, watts=400)[3:], 0.08 / 0.4)
+    for watts in (0.0, -1.0, np.nan):
+        with pytest.raises(InputError, match="watts must be a positive number"):
+            marginal_gain(line, watts=watts)
+
+
 def plateau(scale=2.0, floor=0.1):
     """Elastic in the middle: small steps at first, nothing left at the end."""
     return curve(floor + scale * np.exp(-RATE * K))

@@ -51,9 +51,13 @@ def elasticity(
 
 
 def marginal_gain(
-    curve: Curve, *, window: int = 2, quantity: Quantity = "loss"
+    curve: Curve,
+    *,
+    window: int = 2,
+    quantity: Quantity = "loss",
+    watts: int | float | None = None,
 ) -> Float[np.ndarray, " t"]:
-    """``-dL/ds``: what one more second of training takes off, at every reading.
+    """``-dL/ds``: what one more second, or kilojoule, of training takes off, at every reading.
 
     Least squares over the last ``window`` readings, as :func:`elasticity`.
 
@@ -61,17 +65,25 @@ def marginal_gain(
         curve: Predicted or measured, with ``seconds``.
         window: Readings to a slope.
         quantity: What is to fall.
+        watts: Power that training draws, by :func:`ttp_jax.power.watts` or a meter; the gain
+            is then that of a kilojoule.
 
     Returns:
-        Loss or error per second, negative where it rises; NaN where the window starts before
-        the curve, takes no time or has values that are not finite.
+        Loss or error per second or kilojoule, negative where it rises; NaN where the window
+        starts before the curve, takes no time or has values that are not finite.
 
     Raises:
-        InputError: A window or quantity out of range.
+        InputError: A window, quantity or power out of range.
     """
+    if watts is not None and not (np.isfinite(watts) and watts > 0):
+        raise InputError(
+            f"watts must be a positive number, got {watts}; leave it out for the gain of a "
+            "second"
+        )
     value = _value(curve, quantity)
     value = np.where(np.isfinite(value), value, np.nan)
-    return -_slopes(np.asarray(curve.seconds, float), value, window)
+    spent = np.asarray(curve.seconds, float) * (1.0 if watts is None else watts / 1000)
+    return -_slopes(spent, value, window)
 
 
 @dataclass(frozen=True, kw_only=True)
