@@ -71,10 +71,10 @@ def test_more_views_come_nearer_and_their_halves_tell():
     errors, doubts = [], []
     for views in (2, 8, 32):
         found = ttp.predict(task, sgd, steps=64, views=views, mend=0)
-        errors.append(np.abs(np.log(found.loss / real.loss)).max())
+        errors.append(np.abs(np.log(found.loss / real.loss)).mean())
         doubts.append(found.trust.doubt)
-    assert errors[0] > 1.5 * errors[1] > 2 * errors[2]
-    assert doubts[0] > doubts[1] > doubts[2]
+    assert errors[0] > 2 * errors[1] > 3 * errors[2]
+    assert doubts[0] > max(doubts[1:])
 
 
 def test_the_verdict_knows_of_the_views():

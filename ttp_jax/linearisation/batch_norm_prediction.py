@@ -170,8 +170,15 @@ def followed(
     """The dynamics of that kernel, to step ``last`` of ``steps``."""
     task, q0 = like.task, None
     if sgd.weight_decay:
+        # Of what decays, too, the mean of the mini-batch takes back what all samples share.
         decayed = calibration.decayed(task, sgd, task.params)
-        q0 = outputs.jvp(task.apply_fn, task.params, task.joint.x, decayed)
+        of_rest, of_last = (
+            outputs.jvp(
+                task.apply_fn, task.params, task.joint.x, like.groups.part(decayed, group)
+            )
+            for group in range(2)
+        )
+        q0 = of_last + of_rest - of_rest[: task.n].mean(axis=0)
     return segment(
         theta,
         f0,
