@@ -66,7 +66,7 @@ def test_frozen_and_trained_part_are_the_whole_at_every_cut(config, stages, x64)
     expected = np.asarray(whole(x))
     assert np.abs(expected).max() > 1e-2
     for cut in (None, *whole.stages[:-1]):
-        apply_fn, params, frozen = whole.split(cut)
+        apply_fn, params, frozen, _ = whole.split(cut)
         trained = whole.stages[whole.stages.index(cut) + 1 :] if cut else whole.stages
         assert tuple(params) == trained
         assert (frozen is None) == (cut is None)
@@ -76,7 +76,7 @@ def test_frozen_and_trained_part_are_the_whole_at_every_cut(config, stages, x64)
 
 
 def test_only_weights_of_the_trained_part_have_a_gradient():
-    apply_fn, params, frozen = network(CIFAR).split("stage2")
+    apply_fn, params, frozen, _ = network(CIFAR).split("stage2")
     assert frozen is not None
     features = frozen(pictures(2).astype(np.float32))
     grads = jax.jit(jax.grad(lambda p: jnp.sum(apply_fn(p, features) ** 2)))(params)
