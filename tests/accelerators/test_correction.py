@@ -54,6 +54,7 @@ def test_the_corrected_gradient_is_unbiased_and_less_noisy():
         assert at_best < (each - nearby * (old - old.mean(axis=0))).var(axis=0).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "sampling", "schedule"),

@@ -79,6 +79,7 @@ def test_inner_products_under_every_decay(weight_decay, toward):
     np.testing.assert_allclose(predicted.outputs, measured.outputs, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_weight_distances_are_those_of_the_weights():
     _, _, measured = both_sides("mse")

@@ -44,6 +44,7 @@ def test_without_spread_it_is_the_loss_itself(loss):
     np.testing.assert_allclose(found.square, g[:, :, None] * g[:, None, :], atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("c", [2, 5])
 @pytest.mark.parametrize(("scale", "tolerance"), [(0.3, 1e-4), (1.0, 6e-3)])

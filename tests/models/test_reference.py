@@ -29,6 +29,7 @@ def in_float64(network):
     return dataclasses.replace(network, variables=wide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_those_of_another_framework(case, tmp_path, x64):
     name, weights, size, channels = CASES[case]
