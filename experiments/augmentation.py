@@ -145,15 +145,19 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             "predicted, 1 view": (task[1].curves["predicted"], ":"),
             "augmentation ignored": (task[IGNORED].curves["predicted"], "-."),
         }
-        for k, (label, (curve, style)) in enumerate(lines.items()):
-            colour = harness.COLOURS[k]
-            axis.plot(
-                curve.steps, curve.loss, style, color=colour, label=label, linewidth=1.2
-            )
-        axis.set(yscale="log", xlabel="step", title=scores.pictures_of(whole))
+        plot_losses(axis, lines, scores.pictures_of(whole))
     axes[0, 0].set_ylabel("training loss")
     axes[0, 0].legend(frameon=False, fontsize=7)
     return text, {"augmentation": figure}
+
+
+def plot_losses(axis, lines: Mapping[str, tuple[Curve, str]], title: str) -> None:
+    """Curves by label, each in its style."""
+    for colour, (label, (curve, style)) in zip(
+        harness.COLOURS, lines.items(), strict=False
+    ):
+        axis.plot(curve.steps, curve.loss, style, color=colour, label=label, linewidth=1.2)
+    axis.set(yscale="log", xlabel="step", title=title)
 
 
 def _row(pictures: str, tasks: Sequence[dict], by: int | str) -> list[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import augmentation, harness, scores
-from experiments.augmentation import IGNORED, READ, error, median
+from experiments.augmentation import IGNORED, READ, error, median, plot_losses
 from ttp_jax import study
 from ttp_jax.records import Record
 
@@ -115,12 +115,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             "predicted": (task[PREDICTED].curves["predicted"], "--"),
             "training mode ignored": (task[IGNORED].curves["predicted"], "-."),
         }
-        for k, (label, (curve, style)) in enumerate(lines.items()):
-            colour = harness.COLOURS[k]
-            axis.plot(
-                curve.steps, curve.loss, style, color=colour, label=label, linewidth=1.2
-            )
-        axis.set(yscale="log", xlabel="step", title=f"{model}, {pictures}")
+        plot_losses(axis, lines, f"{model}, {pictures}")
     axes[0, 0].set_ylabel("training loss")
     axes[0, 0].legend(frameon=False, fontsize=7)
     return text, {"batch_norm": figure}

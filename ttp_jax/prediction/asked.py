@@ -69,6 +69,10 @@ class Asked:
         """Steps at which the curve is read."""
         return read_steps(self.steps, self.every)
 
+    def ahead(self, start: Start) -> Int[np.ndarray, " s"]:
+        """Those from where the prediction begins, counted from there."""
+        return self.read[self.read >= start.steps] - start.steps
+
     @property
     def kept(self) -> Int[np.ndarray, " k"]:
         """Steps after which the model is kept."""

@@ -66,14 +66,13 @@ def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
             seed=asked.seed,
         )
     curves = found.curves if asked.mend else tuple(c.at(asked.read) for c in doubt.curves)
-    timings = dict(found.timings)
-    for name, spent in parts.timings.items():
-        timings[name] = timings.get(name, 0.0) + spent
+    for name, spent in found.timings.items():
+        parts.add(name, spent)
     return dataclasses.replace(
         found,
         curves=curves[1:],
         trust=augmented_prediction.judged(found.trust, doubt, views=views),
-        timings=timings,
+        timings=parts.timings,
         compile_s=found.compile_s + parts.compile_s,
         flops=found.flops + dynamics_flops(wide, sgd, 2 * asked.steps),
     )

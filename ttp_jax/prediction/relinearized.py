@@ -40,9 +40,8 @@ def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
             peak_rate=asked.peak_rate,
             predicted_loss=found.curves[0].loss,
         )
-    ahead = asked.read[asked.read >= start.steps] - start.steps
     return Found(
-        curves=tuple(curve.at(ahead) for curve in found.curves),
+        curves=tuple(curve.at(asked.ahead(start)) for curve in found.curves),
         trust=verdict,
         timings=parts.timings,
         compile_s=parts.compile_s,
