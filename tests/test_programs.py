@@ -3,6 +3,8 @@
 import gc
 import weakref
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ttp_jax import programs
@@ -31,3 +33,15 @@ def test_a_program_is_traced_once_and_does_not_keep_its_model():
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_operations_are_counted_without_compiling_and_wherever_the_arrays_are(monkeypatch):
+    a, b = np.ones((20, 30), np.float32), jnp.ones((30, 40), jnp.float32)
+    assert programs.operations(lambda a, b: a @ b, a, b) == 2 * 20 * 30 * 40
+    assert programs.operations(lambda w, x: x @ w["a"], {"a": b}, a) == 2 * 20 * 30 * 40
+
+    def denied(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", denied)
+    assert programs.operations(lambda a, b: a @ b, a, b) == 2 * 20 * 30 * 40

@@ -61,8 +61,7 @@ def forward_flops(apply_fn: ApplyFn, params: Params, x) -> float:
     Of a masked model those of the dense one: putting zeros into the weights, once a program and
     not once a sample, does not count.
     """
-    counted = jax.jit(dense(apply_fn)).lower(params, x[:1]).cost_analysis() or {}
-    return float(counted.get("flops", 0.0))
+    return programs.operations(dense(apply_fn), params, x[:1])
 
 
 def forward(apply_fn: ApplyFn, params: Params, x) -> Float[np.ndarray, "n *c"]:

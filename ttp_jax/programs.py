@@ -47,6 +47,27 @@ def compiled(owner: Callable, make: Callable[[Callable], Callable], **options: A
     return kept(owner, make, lambda: jax.jit(of, **options))
 
 
+def operations(fn: Callable, *arguments: Any) -> float:
+    """Floating-point operations of ``fn``, as XLA counts them for a CPU; nothing is compiled.
+
+    For a CPU wherever it will run: for an accelerator XLA counts none before it has compiled,
+    and after that not those of the vendor's libraries. Where JAX has been denied its CPU
+    (``JAX_PLATFORMS``), that is what is left.
+    """
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        counted = jax.jit(fn).lower(*arguments).compile().cost_analysis()
+        return float((counted or {}).get("flops", 0.0))
+    # By their shapes: an array would bring its device along.
+    like = jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)), arguments
+    )
+    with jax.default_device(host):
+        counted = jax.jit(fn).lower(*like).cost_analysis()
+    return float((counted or {}).get("flops", 0.0))
+
+
 def shape_of(tree: Any) -> Hashable:
     """Structure, shapes and types of a pytree of arrays."""
     leaves, treedef = jax.tree.flatten(tree)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ttp_jax import outputs
+from ttp_jax import outputs, programs
 from ttp_jax.accelerators import freezeout
 from ttp_jax.groups import Groups, cut_at
 from ttp_jax.linearisation.calibration import step_seconds
@@ -59,9 +59,10 @@ def stage_task(task: Task, groups: Groups, frozen: int) -> Task:
 def operations(task: Task, batch: int) -> float:
     """Of a loss and its gradient, as XLA counts them. Nothing is compiled."""
     x, y = task.x[:batch], jnp.asarray(task.targets[:batch])
-    step = jax.jit(jax.value_and_grad(outputs.batch_loss(task)))
-    counted = step.lower(task.params, x, y, None).cost_analysis() or {}
-    return float(counted.get("flops", 0.0))
+    step = jax.value_and_grad(outputs.batch_loss(task))
+    return programs.operations(
+        lambda params, x, y: step(params, x, y, None), task.params, x, y
+    )
 
 
 def stage_costs(
