@@ -162,11 +162,11 @@ def test_candidates_of_the_ranking_are_many_and_a_seed_starts_with_cheap_ones(tm
     asked = ranking.paper(tmp_path)
     tasks = {(c.config.data, c.config.seed) for c in asked}
     assert len(tasks) == 12
-    assert len(asked) == 12 * 29
+    assert len(asked) == 12 * 33
     assert len({(c.config.data, c.config.seed, c.name) for c in asked}) == len(asked)
     for seed in range(3):
         of_seed = [c for c in asked if c.config.seed == seed]
         assert asked[seed * len(of_seed)] is of_seed[0]
-        cheap = of_seed[: 4 * 10]
+        cheap = of_seed[: 4 * 11]
         assert {c.config.model for c in cheap} == {"embedded", "mlp"}
         assert {c.config.data for c in cheap} == {data for data, _ in tasks}

@@ -16,6 +16,7 @@ from ttp_jax.types import InputError
 
 VARIED = (
     "model", "weights", "image_size", "freeze_until", "head_init", "head_scale",
+    "head_hidden",
     "optimizer", "lr", "schedule", "momentum", "nesterov", "beta1", "beta2", "adam_eps",
     "weight_decay", "decay_toward", "batch_size", "sampling",
 )  # fmt: skip

@@ -49,6 +49,9 @@ class Config:
     """The new head: N(0, 1/fan_in) or zeros."""
     head_scale: float | None = None
     """Multiplies the new head; by default 3, for ImageNet networks 1 (larger features)."""
+    head_hidden: int | None = None
+    """Units of a hidden layer in the new head, which then is an MLP on the features; none by
+    default."""
     flip: bool = False
     """Train on pictures that are mirrored left to right at random, anew in every epoch."""
     shift: int = 0

@@ -92,7 +92,11 @@ def build(config: Config) -> Built:
 
     def split_with_head(seed: int) -> models.Split:
         headed = network.with_head(
-            config.classes, seed=seed, init=config.head_init, scale=scale
+            config.classes,
+            seed=seed,
+            init=config.head_init,
+            scale=scale,
+            hidden=config.head_hidden,
         )
         split = headed.split(_last_frozen(config))
         return split._replace(params=jax.tree.map(jnp.asarray, split.params))

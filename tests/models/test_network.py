@@ -147,10 +147,42 @@ def test_head_is_drawn_as_stated():
     assert (zero(pictures(2, size=2)) == 0).all()
 
 
+def test_a_head_with_a_hidden_layer_is_an_mlp_on_the_features(tmp_path, x64):
+    whole = network(CIFAR)
+    new = whole.with_head(3, seed=1, hidden=200, scale=2.0)
+    head = new.variables["params"]["head"]
+    hidden, last = head["hidden"]["kernel"], head["dense"]["kernel"]
+    assert (hidden.shape, last.shape) == ((16, 200), (200, 3))
+    # 3,200 draws of variance 2/16 and 600 of 4/200: five standard errors.
+    assert abs(hidden.var() * 16 / 2 - 1) < 5 * np.sqrt(2 / hidden.size)
+    assert abs(last.var() * 200 / 4 - 1) < 5 * np.sqrt(2 / last.size)
+    split = new.split("stage3")
+    assert list(split.params) == ["head"]
+    features = np.asarray(split.frozen(pictures(4)))
+    expected = np.maximum(features @ wide(hidden), 0) @ wide(last)
+    out = split.apply_fn(wide(split.params), features)
+    np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
+    # The draws of a head without it are what they were, also once there has been one.
+    again = new.with_head(5, seed=2)
+    assert again.config == whole.config
+    np.testing.assert_array_equal(
+        again.variables["params"]["head"]["dense"]["kernel"],
+        whole.with_head(5, seed=2).variables["params"]["head"]["dense"]["kernel"],
+    )
+    # Only the last layer is zero where zeros are asked for: else nothing would ever move.
+    zero = whole.with_head(3, seed=1, hidden=200, init="zeros")
+    assert (zero.variables["params"]["head"]["dense"]["kernel"] == 0).all()
+    assert (zero.variables["params"]["head"]["hidden"]["kernel"] == hidden).all()
+    models.save(new, tmp_path / "w.safetensors")
+    back = models.load("embedded", weights=tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(back(pictures(2)), new(pictures(2)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"classes": 0}, "at least 1 class, got 0"),
+        ({"hidden": 0}, "needs at least 1 unit, got 0"),
         ({"scale": 0.0}, "must be positive, got 0.0"),
         ({"scale": float("nan")}, "must be positive, got nan"),
     ],

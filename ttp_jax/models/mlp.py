@@ -36,7 +36,11 @@ class Layer(nn.Module):
 
 
 def mlp(
-    *, classes: int, widths: Sequence[int] = (256, 256), activation: Activation = "relu"
+    *,
+    classes: int,
+    widths: Sequence[int] = (256, 256),
+    activation: Activation = "relu",
+    head_hidden: int | None = None,
 ) -> Staged:
     """Fully connected layers of the given widths, then the head.
 
@@ -53,4 +57,4 @@ def mlp(
     layers = [
         (f"layer{i}", Layer(width, activation)) for i, width in enumerate(widths, start=1)
     ]
-    return Staged((*layers, ("head", Head(classes))))
+    return Staged((*layers, ("head", Head(classes, head_hidden))))

@@ -123,16 +123,19 @@ class Network:
         seed: int,
         init: HeadInit = "lecun_normal",
         scale: float = 1.0,
+        hidden: int | None = None,
     ) -> "Network":
         """The same network under a new head.
 
         ``kernel ~ N(0, scale^2/fan_in)``, bias 0 (``"lecun_normal"``; LeCun et al. 1998,
-        "Efficient BackProp", eq. 16), or both zero (``"zeros"``). Drawn by NumPy's Philox,
-        so the numbers depend on the seed alone.
+        "Efficient BackProp", eq. 16), or both zero (``"zeros"``). With ``hidden`` ReLU units
+        before it the head is an MLP on the features; their ``kernel ~ N(0, 2/fan_in)`` (He
+        et al., arXiv 1502.01852), whatever the ``init``. Drawn by NumPy's Philox, so the
+        numbers depend on the seed alone.
 
         Raises:
-            InputError: Fewer than one class, another ``init``, a scale that is not
-                positive.
+            InputError: Fewer than one class or one hidden unit, another ``init``, a scale
+                that is not positive.
         """
         if classes < 1:
             raise InputError(f"a head needs at least 1 class, got {classes}")
@@ -142,19 +145,32 @@ class Network:
             )
         if not (np.isfinite(scale) and scale > 0):
             raise InputError(f"the scale of a head must be positive, got {scale}")
-        fan_in = self.variables["params"]["head"]["dense"]["kernel"].shape[0]
-        kernel = np.zeros((fan_in, classes), np.float32)
-        if init == "lecun_normal":
-            rng = np.random.Generator(np.random.Philox(seed))
-            kernel = rng.standard_normal(kernel.shape) * scale / np.sqrt(fan_in)
-        head = {
-            "dense": {
+        if hidden is not None and hidden < 1:
+            raise InputError(
+                f"the hidden layer of a head needs at least 1 unit, got {hidden}; leave it "
+                "out for a head without one"
+            )
+        rng = np.random.Generator(np.random.Philox(seed))
+
+        def layer(fan_in: int, width: int, deviation: float | int) -> dict[str, np.ndarray]:
+            kernel = rng.standard_normal((fan_in, width)) * deviation / np.sqrt(fan_in)
+            return {
                 "kernel": kernel.astype(np.float32),
-                "bias": np.zeros(classes, np.float32),
+                "bias": np.zeros(width, np.float32),
             }
-        }
+
+        old = self.variables["params"]["head"]
+        fan_in = old.get("hidden", old["dense"])["kernel"].shape[0]
+        head = {}
+        if hidden is not None:
+            head["hidden"] = layer(fan_in, hidden, 2**0.5)
+            fan_in = hidden
+        head["dense"] = layer(fan_in, classes, 0 if init == "zeros" else scale)
         stages = dict(self.model.stages)
-        stages["head"] = stages["head"].clone(classes=classes)
+        stages["head"] = stages["head"].clone(classes=classes, hidden=hidden)
+        config = {k: v for k, v in self.config.items() if k != "head_hidden"}
+        if hidden is not None:
+            config["head_hidden"] = hidden
         return replace(
             self,
             model=Staged(tuple(stages.items())),
@@ -162,7 +178,7 @@ class Network:
                 **self.variables,
                 "params": {**self.variables["params"], "head": head},
             },
-            config={**self.config, "classes": classes},
+            config={**config, "classes": classes},
         )
 
     def split(self, freeze_until: str | None = None) -> Split:

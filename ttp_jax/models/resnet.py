@@ -131,18 +131,26 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """Affine map to the logits."""
+    """Affine map to the logits, behind a layer of ``hidden`` ReLU units if there are any."""
 
     classes: int
+    hidden: int | None = None
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         """``[n, c]`` to ``[n, classes]``."""
+        if self.hidden is not None:
+            x = nn.relu(nn.Dense(self.hidden, name="hidden")(x))
         return nn.Dense(self.classes, name="dense")(x)
 
 
 def cifar(
-    depth: int, *, classes: int, width: float | int = 1, bn_epsilon: float = 1e-5
+    depth: int,
+    *,
+    classes: int,
+    width: float | int = 1,
+    bn_epsilon: float = 1e-5,
+    head_hidden: int | None = None,
 ) -> Staged:
     """ResNet of section 4.2 of the paper: ``6k + 2`` layers, option-A shortcuts.
 
@@ -151,6 +159,7 @@ def cifar(
         classes: Number of outputs.
         width: Multiplies the 16, 32, 64 channels of the three stages.
         bn_epsilon: Added to the variances of BatchNorm.
+        head_hidden: Units of a hidden layer in the head.
 
     Raises:
         InputError: A depth that is not ``6k + 2``, a width that leaves no whole channels.
@@ -174,11 +183,16 @@ def cifar(
         )
         for i, c in enumerate(channels)
     ]
-    return _chain(stem, stages, classes)
+    return _chain(stem, stages, Head(classes, head_hidden))
 
 
 def imagenet(
-    depth: int, *, classes: int, stride_on: Stride = "v1.5", bn_epsilon: float = 1e-5
+    depth: int,
+    *,
+    classes: int,
+    stride_on: Stride = "v1.5",
+    bn_epsilon: float = 1e-5,
+    head_hidden: int | None = None,
 ) -> Staged:
     """ResNet of table 1 of the paper, projection shortcuts where the shape changes.
 
@@ -188,6 +202,7 @@ def imagenet(
         stride_on: ``"v1"`` as in the paper, ``"v1.5"`` as torchvision and timm have it;
             of no effect on basic blocks.
         bn_epsilon: Added to the variances of BatchNorm; 1e-3 in Keras, 1e-5 elsewhere.
+        head_hidden: Units of a hidden layer in the head.
 
     Raises:
         InputError: Another depth or stride.
@@ -211,12 +226,13 @@ def imagenet(
         )
         for i, blocks in enumerate(IMAGENET_BLOCKS[depth])
     ]
-    return _chain(Stem(64, large=True, epsilon=bn_epsilon), stages, classes)
+    stem = Stem(64, large=True, epsilon=bn_epsilon)
+    return _chain(stem, stages, Head(classes, head_hidden))
 
 
-def _chain(stem: Stem, stages: list[Stage], classes: int) -> Staged:
+def _chain(stem: Stem, stages: list[Stage], head: Head) -> Staged:
     named = [(f"stage{i}", stage) for i, stage in enumerate(stages, start=1)]
-    return Staged((("stem", stem), *named, ("head", Head(classes))))
+    return Staged((("stem", stem), *named, ("head", head)))
 
 
 def _either(choices) -> str:
