@@ -107,9 +107,14 @@ def rows(found: Sequence[Record], epsilon: float) -> list[dict[str, Any]]:
         row["cost"] = {
             name: cost(other.curves["predicted"], row["curve"])
             for name, other in of_task.items()
+            if _device(other) == _device(record)
         }
         table.append(row)
     return table
+
+
+def _device(record: Record) -> str:
+    return record.provenance["device"]["kind"]
 
 
 def with_baselines(table: Sequence[dict[str, Any]], epsilon: float) -> list[dict[str, Any]]:

@@ -134,7 +134,8 @@ def test_a_wrong_preset_is_one_line(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "error: preset must be one of smoke, embedded, paper, table, got 'nope'\n"
+        "error: preset must be one of smoke, embedded, paper, accelerator, table, "
+        "got 'nope'\n"
     )
     assert records.finished(tmp_path, "x") is False
 
