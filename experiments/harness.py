@@ -201,15 +201,12 @@ def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
 
 
 def _naming(config: Any) -> dict[str, Any]:
-    """What names a run: a study's options only where they are not what was before them.
-
-    A new option so leaves old runs finished.
-    """
+    """What names a run; of a study in it the options that name that."""
     found = dataclasses.asdict(config)
-    unnamed = study.before(study.Config())
-    for name, options in found.items():
-        if isinstance(getattr(config, name), study.Config):
-            found[name] = {k: v for k, v in options.items() if v != unnamed[k]}
+    for name in found:
+        of = getattr(config, name)
+        if isinstance(of, study.Config):
+            found[name] = study.named(of)
     return found
 
 

@@ -37,8 +37,9 @@ UNSTABLE = 2.0
 prediction is put last: real runs are stable up to once to twice the limit
 (``experiments.sweep``)."""
 _OF_PREDICTIONS = (
-    "solver", "noise", "effective_rate", "relinearize", "mend", "kernel", "kernel_outputs",
-    "sketch_dimension", "kernel_samples", "memory_gb", "epsilon", "rules", "smoothing",
+    "solver", "noise", "effective_rate", "relinearize", "mend", "mend_clock", "kernel",
+    "kernel_outputs", "sketch_dimension", "kernel_samples", "memory_gb", "epsilon", "rules",
+    "smoothing",
 )  # fmt: skip
 """Options that leave the real run as it is: with others of these it is not run again."""
 _OF_READING = ("epsilon", "rules", "smoothing")
@@ -181,6 +182,7 @@ def _scored(
         "noise": config.noise,
         "relinearize": config.relinearize,
         "mend": config.mend,
+        "mend_clock": config.mend_clock,
         "kernel_samples": config.kernel_samples,
         "seed": config.seed,
         "memory_budget_bytes": built.memory_budget_bytes,

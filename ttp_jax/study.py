@@ -359,6 +359,7 @@ def run(
         "relinearize": config.relinearize,
         # A method and the run beside it are predicted alike, by one linearisation.
         "mend": 0 if methods.asked(config) else config.mend,
+        "mend_clock": config.mend_clock,
         "kernel_samples": config.kernel_samples,
         "views": config.views,
         "memory_budget_bytes": built.memory_budget_bytes,
@@ -436,11 +437,17 @@ def run(
 def identified(command: str, config: Config, built: Built) -> str:
     """The run's name: of what was asked for and what was read."""
     sources = {key: built.provenance[key]["sha256"] for key in ("weights", "data")}
-    # An option that is left alone does not name the run: a new one leaves old runs finished.
+    return records.run_id(command, named(config), sources)
+
+
+def named(config: Config) -> dict[str, Any]:
+    """The options that name a run: those that are not what was before them.
+
+    A new option so leaves old runs finished.
+    """
     unnamed = before(type(config)())
     options = dataclasses.asdict(config)
-    asked_for = {k: v for k, v in options.items() if v != unnamed[k]}
-    return records.run_id(command, asked_for, sources)
+    return {k: v for k, v in options.items() if v != unnamed[k]}
 
 
 _BEFORE = {"mend": 0}

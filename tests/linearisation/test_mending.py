@@ -16,7 +16,7 @@ from tests.bent import bent
 from tests.conftest import ROOT
 from ttp_jax import chances, losses, outputs, records
 from ttp_jax.kernel.choice import Kernel
-from ttp_jax.linearisation import calibration, mending
+from ttp_jax.linearisation import calibration, mending, path_clock
 from ttp_jax.linearisation.pieces import Place
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -43,10 +43,13 @@ def mended(task, sgd, steps, **options):
 )
 def test_of_a_linear_model_it_is_training(loss, sgd):
     task = linear.task(loss)
-    found = mended(task, sgd, 80, seed=3)
+    found, clocked = (
+        mended(task, sgd, 80, seed=3, clock=clock) for clock in ("start", "both")
+    )
     real = ttp.finetune(task, sgd, steps=80, seed=3)
     assert found.looks
     np.testing.assert_allclose(found.curves[0].loss, real.loss, rtol=1e-10)
+    np.testing.assert_allclose(clocked.curves[0].loss, real.loss, rtol=1e-10)
     np.testing.assert_allclose(found.curves[0].accuracy, real.accuracy, atol=1e-12)
     for look in found.looks:
         assert look.gap < 1e-9
@@ -100,7 +103,7 @@ def test_a_ridge_leaves_it_positive_and_a_true_kernel_alone(monkeypatch):
 def test_one_mend_is_that_of_explicit_matrices():
     """Weights along the predicted path, true outputs and kernel there, the dynamics on."""
     task, sgd, steps = bent(), ttp.SGD(0.05, 0.8), 120
-    found = mended(task, sgd, steps, mends=1)
+    found = mended(task, sgd, steps, mends=1, clock="start")
     (look,) = found.looks
     J, w0 = linear.jacobian(task)
     _, unravel = jax.flatten_util.ravel_pytree(task.params)
@@ -151,14 +154,93 @@ def test_one_mend_is_that_of_explicit_matrices():
 def test_mends_come_nearer_to_training():
     """In the mean over tasks, not in each: a place is only as true as the path to it."""
     sgd, steps = ttp.SGD(0.05, 0.8), 160
-    off = {0: [], 3: []}
+    off = {(0, "both"): [], (3, "start"): [], (3, "both"): []}
     for seed in range(5):
         task = bent(seed=seed, hidden=48)
         real = ttp.finetune(task, sgd, steps=steps).loss
-        for mends, errors in off.items():
-            loss = mended(task, sgd, steps, mends=mends).curves[0].loss
+        for (mends, clock), errors in off.items():
+            loss = mended(task, sgd, steps, mends=mends, clock=clock).curves[0].loss
             errors.append(np.abs(np.log(loss / real)).mean())
-    assert np.mean(off[3]) < 0.8 * np.mean(off[0])
+    assert np.mean(off[3, "start"]) < 0.8 * np.mean(off[0, "both"])
+    assert np.mean(off[3, "both"]) < 0.92 * np.mean(off[3, "start"])
+
+
+RUNNING = path_clock.Inertia(1.0, 1.0)
+
+
+@pytest.mark.parametrize("speed", [0.3, 2.5])
+def test_for_small_steps_the_clock_is_the_integral_of_the_speed(speed):
+    """``dt = d tau / (1 + (s - 1) tau/tau_last)``; the error of a step falls as its size."""
+    off = []
+    for steps in (200, 400):
+        first, last = steps // 10, 3 * steps // 10
+        rates = np.linspace(2.0, 1.0, steps) / steps
+        at, after = path_clock.clocked(speed, rates, 0.0, first, last, RUNNING)
+        total = np.concatenate([[0.0], np.cumsum(rates)])
+        tau = total[first : last + 1] - total[first]
+        t = tau[-1] * np.log1p((speed - 1) * tau / tau[-1]) / (speed - 1)
+        real = np.interp(total[first] + t, total, np.arange(steps + 1))
+        off.append(np.abs(at - real).max() / steps)
+        assert at[0] == first
+        assert after.own == pytest.approx(1 / speed)
+        assert after.real == pytest.approx(1, abs=0.05)
+    assert off[1] < 0.6 * off[0] < 0.6 * 5e-3
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("begin", [0.0, 1.0])
+def test_the_clock_of_a_kernel_that_stays_is_that_of_the_piece(momentum, begin):
+    begin = path_clock.Inertia(begin, begin)
+    at, after = path_clock.clocked(1.0, np.full(60, 0.1), momentum, 5, 25, begin)
+    np.testing.assert_array_equal(at, np.arange(5, 26))
+    assert after.own == after.real
+
+
+def test_the_clock_knows_limits():
+    rates = np.full(60, 0.1)
+    # So slow to come that the run is over; faster than is believed.
+    at, _ = path_clock.clocked(0.3, rates, 0.9, 5, 55, RUNNING)
+    assert np.isinf(at[-1])
+    fast, fastest = (
+        path_clock.clocked(speed, rates, 0.9, 5, 25, RUNNING)[0]
+        for speed in (100.0, path_clock.FASTEST)
+    )
+    np.testing.assert_array_equal(fast, fastest)
+    # What has inertia does not slow down at once.
+    slow, light = (
+        path_clock.clocked(0.3, rates, momentum, 5, 15, RUNNING)[0][-1]
+        for momentum in (0.9, 0.0)
+    )
+    assert 15 < slow < light
+
+
+def test_a_place_is_reached_when_its_speed_says():
+    """The path to it stays what it was, and goes on from there with what is left of the run."""
+    task, sgd, steps = bent(), ttp.SGD(0.05, 0.8), 120
+    slow, found = (
+        mended(task, sgd, steps, mends=1, clock=clock) for clock in ("start", "both")
+    )
+    (before,), (look,) = slow.looks, found.looks
+    assert (look.gap, look.loss_ratio, look.speed) == (
+        before.gap,
+        before.loss_ratio,
+        before.speed,
+    )
+    rest = path_clock.Inertia(0.0, 0.0)
+    rates = np.full(steps, 0.05)
+    at, _ = path_clock.clocked(look.speed, rates, 0.8, 0, before.step, rest)
+    assert look.step == round(at[-1]) != before.step
+    loss, old = found.curves[0].loss, slow.curves[0].loss
+    inside = np.arange(look.step)
+    np.testing.assert_allclose(
+        loss[inside], np.interp(inside, at, old[: before.step + 1]), rtol=1e-12
+    )
+    left = min(steps - look.step, steps - before.step)
+    np.testing.assert_allclose(
+        loss[look.step + 1 : look.step + left],
+        old[before.step + 1 : before.step + left],
+        rtol=1e-9,
+    )
 
 
 def test_places_are_where_the_loss_has_halved_or_long_after():

@@ -5,10 +5,15 @@ At a few places along the predicted path, at weights that no training step has l
 outputs are one forward pass away; and of the kernel there, what counts is how it acts along
 the residual, for which one direction a sample is enough: a kernel of scalars, ``n x n`` in the
 place of ``nc x nc``. The rest of the kernel is that of the start, scaled alike.
+
+Between two places the kernel turns from the one into the other. By default the path there is as
+fast as the first says; or its clock goes as both say (:mod:`ttp_jax.linearisation.path_clock`).
 """
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +23,7 @@ from jaxtyping import Float
 from ttp_jax import losses, programs, trust
 from ttp_jax.dynamics.segment import Segment, segment
 from ttp_jax.kernel.empirical import empirical_ntk, estimate
-from ttp_jax.linearisation import calibration, pieces
+from ttp_jax.linearisation import calibration, path_clock, pieces
 from ttp_jax.linearisation.pieces import Place
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
@@ -36,6 +41,9 @@ MENDS = 4
 TOLERANCE = 0.7
 """A piece with a larger gap is taken with half of its steps; once, because a kernel that is not
 quite the true one leaves a gap in the shortest."""
+Clock = Literal["start", "both"]
+"""Speed between two places: that of the kernel at the first, or from that to what is found at
+the second."""
 RIDGE = 1e-6
 """Of the mean diagonal of the kernel along the residual: it has far smaller eigenvalues than
 single precision knows of."""
@@ -64,6 +72,7 @@ def mended(
     *,
     steps: int,
     mends: int = MENDS,
+    clock: Clock = "start",
     seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> Mended:
@@ -71,8 +80,8 @@ def mended(
 
     At such a place the outputs become the true ones, the velocity is carried over as a vector
     of weights, the way there is bent to the true loss (:mod:`ttp_jax.linearisation.pieces`),
-    and the kernel becomes :func:`updated`. The mini-batches are those of the real run all
-    through.
+    and the kernel becomes :func:`updated`. The mini-batches are those of the real run, of a
+    piece from the step on where it begins.
 
     Args:
         task: What is predicted.
@@ -83,6 +92,7 @@ def mended(
         f0: Outputs there.
         steps: ``T``.
         mends: At most so many times; 0 for a single linearisation.
+        clock: What the speed between two places is taken from.
         seed: Of the stream of mini-batches.
         memory_budget_bytes: For a kernel along the residual.
 
@@ -96,33 +106,33 @@ def mended(
     after the last mend. A place is only as true as the path to it: one mend alone can be worse
     than none.
     """
+    rates = np.asarray(sgd.learning_rates(steps), np.float64)
     n, y = task.n, np.asarray(task.joint.targets)
     here = Place(start.steps, start.params, start.velocity, np.asarray(f0, np.float64))
     curves = np.full((len(task.parts), 2, steps + 1), np.nan)
     looks: list[Look] = []
     passes = solved = 0
+    inertia = path_clock.beginning(start, sgd)
     with bar("mending", mends) as advance:
         while True:
             before = pieces.images(task, sgd, here)
             passes += before.passes
 
-            def run(last: int, here=here, before=before, theta=theta) -> Segment:
-                return segment(
-                    theta,
-                    here.f,
-                    y,
-                    sgd,
-                    loss=task.loss,
-                    steps=steps,
-                    first=here.step,
-                    last=last,
-                    u0=before.u0,
-                    q0=before.q0,
-                    seed=seed,
-                    sizes=task.sizes,
-                )
-
-            rest = run(steps)
+            follow = partial(
+                segment,
+                theta,
+                here.f,
+                y,
+                sgd,
+                loss=task.loss,
+                steps=steps,
+                first=here.step,
+                u0=before.u0,
+                q0=before.q0,
+                seed=seed,
+                sizes=task.sizes,
+            )
+            rest = follow(last=steps)
             solved += steps - here.step
             for part, read in zip(curves, rest.curves, strict=True):
                 part[:, here.step :] = np.nan  # behind where a path has diverged
@@ -136,7 +146,7 @@ def mended(
                 break
             linear = curves[0, 0].copy()
             for last in (k, here.step + (k - here.step + 1) // 2):
-                way = run(last)
+                way = follow(last=last)
                 solved += last - here.step
                 there = pieces.moved(task, sgd, here, before, way)
                 passes += pieces.move_passes(sgd)
@@ -148,18 +158,28 @@ def mended(
                 looks.append(Look(k, gap, np.inf, np.inf, linear, None))
                 break
             ends = pieces.ends(task, there)
-            now = slice(here.step, k + 1)
-            for part, read, end in zip(curves, way.curves, ends, strict=True):
-                part[:, now] = pieces.blended(way, read, *end)
             found = along_residual(
                 task, there, theta, memory_budget_bytes=memory_budget_bytes
             )
             passes += 3
             theta, speed = updated(theta, *found)
             ratio = ends[0][0] / max(float(linear[k]), np.finfo(float).tiny)
-            looks.append(Look(k, gap, ratio, speed, linear, None))
-            here = there
+            at = np.arange(here.step, k + 1.0)
+            if clock == "both":
+                at, inertia = path_clock.clocked(
+                    speed, rates, sgd.momentum, here.step, k, inertia
+                )
+            reached = max(here.step + 1, round(min(at[-1], steps)))
+            now = np.arange(here.step, reached + 1)
+            for part, read, end in zip(curves, way.curves, ends, strict=True):
+                bent = pieces.blended(way, read, *end)
+                part[:, now] = [np.interp(now, at, values) for values in bent]
+            looks.append(Look(reached, gap, ratio, speed, linear, None))
+            here = there._replace(step=reached)
             advance(1)
+            if reached == steps:
+                looks[-1] = _after(looks[-1], curves[0, 0])
+                break
     return Mended(
         curves=tuple(
             Readings(loss[start.steps :], accuracy[start.steps :].clip(0, 1))

@@ -53,6 +53,7 @@ def predict(
     calibrate_steps: int = 0,
     relinearize: float | None = None,
     mend: int = mending.MENDS,
+    mend_clock: mending.Clock = "start",
     kernel_samples: int | None = None,
     keep: Keep = (),
     sparsity: Sparsity | None = None,
@@ -103,6 +104,8 @@ def predict(
             by the solver ``"simulate"`` where neither bands (``paths``), models along the way
             (``keep``), ``relinearize`` nor ``kernel_samples`` are asked for; these are of one
             linearisation.
+        mend_clock: Whether learning between two such places goes as fast as the kernel at
+            the first says (``"start"``), or from that to what the second finds (``"both"``).
         kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
             extrapolate the curve to all (:mod:`ttp_jax.linearisation.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
@@ -158,6 +161,7 @@ def predict(
         calibrate_steps=calibrate_steps,
         relinearize=relinearize,
         mend=mend,
+        mend_clock=mend_clock,
         kernel_samples=kernel_samples,
         keep=keep,
         sparsity=sparsity,

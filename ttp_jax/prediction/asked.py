@@ -48,6 +48,7 @@ class Asked:
     calibrate_steps: int = 0
     relinearize: float | None = None
     mend: int = mending.MENDS
+    mend_clock: mending.Clock = "start"
     kernel_samples: int | None = None
     keep: Keep = ()
     sparsity: Sparsity | None = None
@@ -144,6 +145,11 @@ def require_known(asked: Asked) -> None:
     if asked.mend < 0:
         raise InputError(
             f"mend must not be negative, got {asked.mend}; 0 is one linearisation"
+        )
+    if asked.mend_clock not in get_args(mending.Clock):
+        raise InputError(
+            f"mend_clock must be {' or '.join(get_args(mending.Clock))}, got "
+            f"{asked.mend_clock!r}"
         )
     if asked.solver not in get_args(Solver):
         raise InputError(

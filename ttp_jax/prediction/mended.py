@@ -27,6 +27,7 @@ def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
             f0,
             steps=asked.steps,
             mends=asked.mend,
+            clock=asked.mend_clock,
             seed=asked.seed,
             memory_budget_bytes=asked.memory_budget_bytes,
         )
