@@ -18,15 +18,15 @@ of gradients: the kernel of the last layer alone, a network with random weights 
 the median of the other tasks with such batches, and a power law fitted to the first twentieth
 of the real run.
 
-Expect: mended predictions of the embedded network 3 % off at the median and within 8 % (GD, 30
-tasks) and 5 % (SGD, the ten of seed 0; the others are not mended yet) for 95 % of the tasks, 4
-times cheaper than training in operations. One linearisation: 7 % (GD) and 9 % (SGD) off at the
-median and within 17 % on every set but flowers, which is up to 53 % off and trusted; the
-sketch, and the kernel of 40 % of the pictures, as good and 14 to 17 times cheaper than
-training, both together 36 to 48 times; 20 % of the pictures more than 20 % off on 14 to 16 of
-60 tasks; the median of the other tasks 37 %, everything else 70 % and more. Of the larger
-networks 16, 15 and 1 tasks of seed 0 are run: ResNet-20 and ResNet-50's last stage are 17 to
-36 % off at the median by one linearisation, and 11 to 36 % mended.
+Expect: mended predictions of the embedded network 3 % off at the median and within 8 % for 95
+% of the tasks (GD and SGD, 30 each), 4 times cheaper than training in operations. One
+linearisation: 7 % (GD) and 9 % (SGD) off at the median and within 17 % on every set but
+flowers, which is up to 53 % off and trusted; the sketch, and the kernel of 40 % of the
+pictures, as good and 14 to 17 times cheaper than training, both together 36 to 48 times; 20 %
+of the pictures more than 20 % off on 14 to 16 of 60 tasks; the median of the other tasks 37
+%, everything else 70 % and more. Of the larger networks 16, 15 and 1 tasks of seed 0 are run:
+ResNet-20 and ResNet-50's last stage are 17 to 36 % off at the median by one linearisation,
+and 11 to 36 % mended.
 """
 
 import dataclasses
