@@ -1,6 +1,6 @@
 """Every training method and two of them together: speed-up predicted, measured, and its price.
 
-    python -m experiments.speed_ups paper --data data      ten minutes (a guess), two idle cores
+    python -m experiments.speed_ups paper --data data      three minutes, two idle cores
     python -m experiments.speed_ups smoke                  half a minute
     python -m experiments.speed_ups table                  from the records there are
 
@@ -17,24 +17,22 @@ One table puts them beside the methods' own experiments, from the records commit
 snapshots, FreezeOut, and AGENT and alpha-SVRG, which stand beside the same masks without a
 correction (their operations are steps times passes).
 
-The time of ``paper`` is a guess: four of its nine runs (the MLP, and sign-language digits at
-seed 0) took one to two minutes of processor time each, on two cores that some fifteen other
-programs ran on, which makes their seconds worthless. The masked kernel of the embedded network
-takes most of a run on it.
+Each of the nine runs takes some twenty seconds on two idle cores; four of them were made beside
+fifteen other programs, which makes their seconds worthless. The masked kernel of the embedded
+network takes most of a run on it.
 
-Expect (these four): both compositions cost 63 % of the plain run's operations (53 % on the
-embedded network), as FreezeOut alone does, predicted and counted. FreezeOut is 1.25 times
-cheaper to a threshold at the median and ends at 1.6 times the plain run's training loss.
-Nothing else saves: cycles on a frozen prefix cost as much as the plain run to a threshold and
-end at 5.9 times its loss (3.1 predicted), four cycles without freezing at 6.5; the mask with
-FreezeOut is 1.12 times dearer (predicted: as dear) and ends at 8.7 times (5.6 predicted),
-masks alone at 7.4. Predicted speed-ups in operations are within 15 % in 86 % of 70 cases and
-on the right side of one in 89 %, short of the 95 % aimed at; of the 53 that are not one in 83
-and 91 %; of the compositions' 28 in 79 and 75 %. Where trusted (all of the MLP, none of the
-other) 88 and 90 % of 60. Curves are read every three steps, and many thresholds come within
-thirty: being off by one reading is a wrong side there. In the records of the other experiments
-it is 25 and 34 % of 67 (5 of 8 of snapshots and FreezeOut are not trusted): AGENT's predicted
-runs mostly never arrive.
+Expect (medians over the nine): both compositions cost 53 % of the plain run's operations, as
+FreezeOut alone does, predicted and counted. FreezeOut is 1.25 times cheaper to a threshold
+and ends at 1.6 times the plain run's training loss. Nothing else saves: cycles on a frozen
+prefix cost as much as the plain run to a threshold and end at 2.4 times its loss (2.7
+predicted), four cycles without freezing at 4.2; the mask with FreezeOut is 1.4 times dearer
+(1.3 predicted) and ends at 3.2 times (2.5 predicted), masks alone at 3.3. All have 3 to 6
+points less held-out accuracy. Predicted speed-ups in operations are within 15 % in 81 % of 95
+cases and on the right side of one in 85 %, short of the 95 % aimed at; of the 76 that are not
+one in 79 and 88 %; of the compositions' 38 in 76 and 79 %. Where trusted 90 and 90 % of 70.
+Curves are read every three steps, and many thresholds come within thirty: being off by one
+reading is a wrong side there. In the records of the other experiments it is 25 and 34 % of
+67: AGENT's predicted runs mostly never arrive.
 """
 
 import dataclasses
