@@ -18,16 +18,17 @@ MLP, which has no skips, from random weights on digits), three seeds.
 The time of ``paper`` is an estimate: six of its nine runs took 37 minutes beside much other
 work on the same two cores, which makes their seconds nearly worthless; operations are counted.
 
-Expect (these six, seeds 0 and 1): at the same operations cubic scaled FreezeOut leaves less
-training loss than linear unscaled. t_0 = 0.8 saves 38 % of the operations (the paper's default)
-for 1.06, 1.15 and 8.6 times the plain run's training loss (the last has a constant rate where
-its cosine alone costs 4.7 times) and held-out losses of 1.26, 0.99 and 1.23 times; the MLP
-without skips gains no less than the others. t_0 = 0.5 and 0.25 go 8 and 64 times above the
-tuned rate: on sign-language digits these runs are lost or as good as lost. No such prediction
-is trusted there, but the predicted loss does not show it. Predicted speed-ups to 0.3, 0.1 and
-0.03 of the initial loss are within 15 % in 68 % of cases and on the right side of one in 78 %;
-where trusted (45 of 112) 93 and 98 %. Of these 45, though, 34 are one: curves are read every
-six steps, and frozen too late to matter there; of the 11 others 73 and 91 %.
+Expect (nine runs, medians of three seeds): at the same operations cubic scaled FreezeOut
+leaves less training loss than linear unscaled. t_0 = 0.8 saves 38 % of the operations (the
+paper's default) for 0.91, 1.11 and 8.4 times the plain run's training loss (the last has a
+constant rate where its cosine alone costs 4.4 times) and held-out losses of 1.02, 0.99 and
+1.13 times; the MLP without skips gains no less than the others. t_0 = 0.5 and 0.25 go 8 and
+64 times above the tuned rate: on sign-language digits these runs are lost or as good as lost.
+No such prediction is trusted there, but the predicted loss does not show it. Predicted speed-
+ups to 0.3, 0.1 and 0.03 of the initial loss are within 15 % in 63 % of cases and on the right
+side of one in 74 %; where trusted (66 of 160) 94 and 97 %. Of these 66, though, 53 are one:
+curves are read every six steps, and frozen too late to matter there; of the 13 others 77 and
+92 %.
 """
 
 import dataclasses
