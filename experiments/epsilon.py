@@ -51,15 +51,11 @@ def regimes(found: Sequence[Record]) -> dict[str, list[Record]]:
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """The error over epsilon by set of pictures, and the table by regime and by set."""
     compared = [record for record in found if "measured" in record.curves]
-    networks = sorted(
-        {scatter.network_of(harness.config_of(record)) for record in compared}
-    )
+    networks = sorted({scatter.network_of(record.config) for record in compared})
     names = sorted({scores.pictures_of(record) for record in compared})
     figure, axes = harness.canvas(4.4 * len(networks) + 1.5, 3.6, 1, len(networks))
     for axis, network in zip(axes[0], networks, strict=True):
-        of_network = [
-            r for r in compared if scatter.network_of(harness.config_of(r)) == network
-        ]
+        of_network = [r for r in compared if scatter.network_of(r.config) == network]
         for name, colour in zip(names, harness.COLOURS, strict=False):
             chosen = [r for r in of_network if scores.pictures_of(r) == name]
             values = np.array([median_error(chosen, epsilon) for epsilon in SWEEP])
@@ -78,9 +74,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     }
     for part, chosen in parts.items():
         for network in networks:
-            of_network = [
-                r for r in chosen if scatter.network_of(harness.config_of(r)) == network
-            ]
+            of_network = [r for r in chosen if scatter.network_of(r.config) == network]
             for epsilon in TABLE:
                 score = scores.score(scores.rows(of_network, epsilon), "predicted")
                 if score is not None:

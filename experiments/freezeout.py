@@ -24,11 +24,11 @@ paper's default) for 0.91, 1.11 and 8.4 times the plain run's training loss (the
 constant rate where its cosine alone costs 4.4 times) and held-out losses of 1.02, 0.99 and
 1.13 times; the MLP without skips gains no less than the others. t_0 = 0.5 and 0.25 go 8 and
 64 times above the tuned rate: on sign-language digits these runs are lost or as good as lost.
-No such prediction is trusted there, but the predicted loss does not show it. Predicted speed-
-ups to 0.3, 0.1 and 0.03 of the initial loss are within 15 % in 63 % of cases and on the right
-side of one in 74 %; where trusted (66 of 160) 94 and 97 %. Of these 66, though, 53 are one:
-curves are read every six steps, and frozen too late to matter there; of the 13 others 77 and
-92 %.
+No such prediction is trusted there, but the predicted loss does not show it. Predicted
+speed-ups to 0.3, 0.1 and 0.03 of the initial loss are within 15 % in 63 % of cases and on the
+right side of one in 74 %; where trusted (66 of 160) 94 and 97 %. Of these 66, though, 53 are
+one: curves are read every six steps, and frozen too late to matter there; of the 13 others 77
+and 92 %.
 """
 
 import dataclasses

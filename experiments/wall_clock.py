@@ -32,9 +32,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         for record in found
         if "measured" in record.curves and record.provenance["device"]["platform"] == "cpu"
     ]
-    networks = sorted(
-        {scatter.network_of(harness.config_of(record)) for record in compared}
-    )
+    networks = sorted({scatter.network_of(record.config) for record in compared})
     figure, axes = harness.canvas(9.5, 3.6, 1, 2)
     bars, points = axes[0]
     rows: list[list[str]] = []
@@ -44,7 +42,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             chosen = [
                 record
                 for record in compared
-                if scatter.network_of(harness.config_of(record)) == network
+                if scatter.network_of(record.config) == network
                 and (record.config["batch_size"] is None) == full
             ]
             if not chosen:

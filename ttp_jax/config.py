@@ -13,7 +13,7 @@ from ttp_jax.early_curves.elasticity import Quantity
 from ttp_jax.kernel.choice import KernelName
 from ttp_jax.kernel.classes import Outputs
 from ttp_jax.linearisation.augmented_prediction import VIEWS
-from ttp_jax.linearisation.mending import MENDS, Clock
+from ttp_jax.linearisation.mending import CLOCK, MENDS, Clock
 from ttp_jax.models import HeadInit
 from ttp_jax.optimizers import DecayToward
 from ttp_jax.prediction import Solver
@@ -133,7 +133,7 @@ class Config:
     """Mend the prediction at most so many times: where the predicted loss has halved, ask the
     true model and go on from there. 0 for the paper's one linearisation, which paths,
     kernel-samples, methods and solvers other than simulate always use."""
-    mend_clock: Clock = "start"
+    mend_clock: Clock = CLOCK
     """Between two mends learning goes as fast as the kernel at the first says (start), or from
     that to what the second finds (both)."""
     kernel: KernelName = "exact"

@@ -57,15 +57,15 @@ def operations(fn: Callable, *arguments: Any) -> float:
     try:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
-        counted = jax.jit(fn).lower(*arguments).compile().cost_analysis()
-        return float((counted or {}).get("flops", 0.0))
-    # By their shapes: an array would bring its device along.
-    like = jax.tree.map(
-        lambda v: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)), arguments
-    )
-    with jax.default_device(host):
-        counted = jax.jit(fn).lower(*like).cost_analysis()
-    return float((counted or {}).get("flops", 0.0))
+        program = jax.jit(fn).lower(*arguments).compile()
+    else:
+        # By their shapes: an array would bring its device along.
+        like = jax.tree.map(
+            lambda v: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)), arguments
+        )
+        with jax.default_device(host):
+            program = jax.jit(fn).lower(*like)
+    return float((program.cost_analysis() or {}).get("flops", 0.0))
 
 
 def shape_of(tree: Any) -> Hashable:

@@ -44,6 +44,8 @@ quite the true one leaves a gap in the shortest."""
 Clock = Literal["start", "both"]
 """Speed between two places: that of the kernel at the first, or from that to what is found at
 the second."""
+CLOCK: Clock = "start"
+"""By default."""
 RIDGE = 1e-6
 """Of the mean diagonal of the kernel along the residual: it has far smaller eigenvalues than
 single precision knows of."""
@@ -72,7 +74,7 @@ def mended(
     *,
     steps: int,
     mends: int = MENDS,
-    clock: Clock = "start",
+    clock: Clock = CLOCK,
     seed: int = 0,
     memory_budget_bytes: int | None = None,
 ) -> Mended:

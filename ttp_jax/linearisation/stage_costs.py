@@ -60,9 +60,7 @@ def operations(task: Task, batch: int) -> float:
     """Of a loss and its gradient, as XLA counts them. Nothing is compiled."""
     x, y = task.x[:batch], jnp.asarray(task.targets[:batch])
     step = jax.value_and_grad(outputs.batch_loss(task))
-    return programs.operations(
-        lambda params, x, y: step(params, x, y, None), task.params, x, y
-    )
+    return programs.operations(step, task.params, x, y, None)
 
 
 def stage_costs(

@@ -48,7 +48,7 @@ class Asked:
     calibrate_steps: int = 0
     relinearize: float | None = None
     mend: int = mending.MENDS
-    mend_clock: mending.Clock = "start"
+    mend_clock: mending.Clock = mending.CLOCK
     kernel_samples: int | None = None
     keep: Keep = ()
     sparsity: Sparsity | None = None
