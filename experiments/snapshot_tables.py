@@ -237,7 +237,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
             "accuracy less its, points",
             "calibrated log-likelihood less its",
             f"really better / worse by more than {MARGIN:.0%}",
-            "which of these, foreseen",
+            "of all tasks, foreseen",
         ],
         [by_method(found, method) for method in METHODS],
     )
