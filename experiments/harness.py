@@ -186,7 +186,7 @@ class Made:
 def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
     """Keep what ``make`` gives as the record of a configuration, unless there is one."""
     described = dataclasses.asdict(config)
-    run_id = records.run_id(kind, _naming(config), {})
+    run_id = records.run_id(kind, naming(config), {})
     if records.finished(out, run_id):
         return
     made = make()
@@ -200,7 +200,7 @@ def once(kind: str, config: Any, out: Path, make: Callable[[], Made]) -> None:
     records.write(out, record)
 
 
-def _naming(config: Any) -> dict[str, Any]:
+def naming(config: Any) -> dict[str, Any]:
     """What names a run; of a study in it the options that name that."""
     found = dataclasses.asdict(config)
     for name in found:
@@ -257,4 +257,5 @@ COLOURS = (
     "#8d99ae",
     "#b08968",
     "#3a86ff",
+    "#606c38",
 )

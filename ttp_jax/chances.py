@@ -53,6 +53,13 @@ MENDED = Law(-0.192, {"shift": 1.467})
 """Of :func:`seen_mending`; fitted by ``experiments.mending`` in the same way, to predictions
 with as many mends as there are by default."""
 
+COARSE = Law(0.41, {"shift": 1.2})
+"""Of :func:`seen_beside`, a coarse run beside half of its steps; fitted by
+``experiments.coarse`` to tasks of another seed than those it reports."""
+CHECKED = Law(5.976, {"shift": 3.357})
+"""The same of a prediction beside a coarse run; fitted by ``experiments.coarse`` to mended
+predictions of all its tasks. Its table says how well a law fitted without a data set does."""
+
 
 def seen_once(
     looks: Sequence[Look],
@@ -108,6 +115,11 @@ def seen_mending(
     return {"shift": _log(max(changes[: max(count, 1)], default=0.0), 0.02, 2.0)}
 
 
+def seen_beside(look: Look, *, epsilon: float, rule: ThresholdRule) -> dict[str, float]:
+    """The same of a curve and another one: how far the times lie apart (``shift``)."""
+    return {"shift": _log(_shift(look, epsilon, rule), 0.02, 2.0)}
+
+
 def score_of_threshold(curve: Curve, epsilon: float, rule: ThresholdRule) -> float | None:
     """Chance that a predicted time is within 20 % of the real one.
 
@@ -126,7 +138,10 @@ def score_of_threshold(curve: Curve, epsilon: float, rule: ThresholdRule) -> flo
         return None
     looks, stability = curve.trust.looks, curve.trust.stability
     reached = time_to_threshold(curve, epsilon, rule).steps
-    if not curve.trust.mended:
+    if curve.trust.law in ("coarse", "checked"):
+        law = COARSE if curve.trust.law == "coarse" else CHECKED
+        return 1.0 - law.chance(seen_beside(looks[-1], epsilon=epsilon, rule=rule))
+    if curve.trust.law == "once":
         found = seen_once(
             looks, stability=stability, reached=reached, epsilon=epsilon, rule=rule
         )
@@ -166,7 +181,8 @@ def judge(
         mended: Whether the prediction goes on from each look.
     """
     stability = sgd.stability(curvature, peak_rate)
-    bare = Trust(True, 1.0, "", stability, gap, looks=tuple(looks), mended=mended)
+    law = "mended" if mended else "once"
+    bare = Trust(True, 1.0, "", stability, gap, looks=tuple(looks), law=law)
     judged = dataclasses.replace(curve, trust=bare)
     scores = [score_of_threshold(judged, epsilon, rule) for rule, epsilon in STANDARD]
     certain = min(score for score in scores if score is not None)
@@ -191,17 +207,98 @@ def judge(
     )
 
 
+def judge_coarse(loss: Float[np.ndarray, " t"], coarser: Float[np.ndarray, " t"]) -> Trust:
+    """What a coarse run (:mod:`ttp_jax.linearisation.coarse_path`) and its half say.
+
+    ``score`` is the smallest :func:`score_of_threshold` over :data:`STANDARD`, halved where the
+    loss grows. It has no kernel, and so no stability and no gap: they are 0.
+
+    Args:
+        loss: Predicted, at evenly spaced steps.
+        coarser: The same by half of the steps.
+    """
+    bare = Trust(True, 1.0, "", 0.0, 0.0, law="coarse")
+    score, look = _beside(bare, loss, coarser)
+    warnings = []
+    if trust.grows(loss):
+        warnings.append("the loss grows: the steps are too long here; raise coarse")
+        score *= 0.5
+    said = f"half of the steps name times that are up to {_most(look)} other"
+    if score < TRUSTED:
+        warnings.append(f"{said}; raise coarse")
+    return dataclasses.replace(
+        bare,
+        ok=not warnings,
+        score=score,
+        reason="; ".join(warnings) or said,
+        looks=(look,),
+    )
+
+
+def judge_checked(
+    before: Trust, loss: Float[np.ndarray, " t"], coarse: Float[np.ndarray, " t"]
+) -> Trust:
+    """A prediction beside a coarse run of the same task.
+
+    ``score`` is the smallest :func:`score_of_threshold` over :data:`STANDARD`; what was found
+    without the coarse run stays in the words, and warns where it warned before of the step or
+    of the loss.
+
+    Args:
+        before: What was said without it.
+        loss: Predicted, at evenly spaced steps.
+        coarse: The same by the coarse run.
+    """
+    score, look = _beside(dataclasses.replace(before, law="checked"), loss, coarse)
+    if before.stability > 1 or trust.grows(loss):
+        score *= 0.5
+    said = f"a coarse run names times that are up to {_most(look)} other"
+    return dataclasses.replace(
+        before,
+        ok=score >= TRUSTED and before.stability <= 1 and not trust.grows(loss),
+        score=score,
+        reason=f"{said}; {before.reason}",
+        looks=(*(before.looks or ()), look),
+        law="checked",
+    )
+
+
+def _beside(
+    bare: Trust, loss: Float[np.ndarray, " t"], other: Float[np.ndarray, " t"]
+) -> tuple[float, Look]:
+    """The smallest score of a curve beside another one, and both of them."""
+    with np.errstate(invalid="ignore"):
+        ratio = float(other[-1] / max(loss[-1], np.finfo(float).tiny))
+    again = loss if np.isfinite(loss).all() else None
+    look = Look(len(loss) - 1, 0.0, ratio, 1.0, other, again)
+    none = np.zeros(len(loss))
+    judged = Curve(
+        np.arange(len(loss)),
+        loss,
+        none,
+        none,
+        trust=dataclasses.replace(bare, looks=(look,)),
+    )
+    scores = [score_of_threshold(judged, epsilon, rule) for rule, epsilon in STANDARD]
+    return min(score for score in scores if score is not None), look
+
+
+def _most(look: Look) -> str:
+    """The largest change of a time, in words."""
+    shift = max(math.expm1(_shift(look, epsilon, rule)) for rule, epsilon in STANDARD)
+    return f"{min(shift, 9.99):.0%}"
+
+
 def _words(looks: Sequence[Look]) -> str:
     if not looks:
         return "the predicted loss never halves, so that there was nothing to look at"
     look = max(looks, key=lambda look: _apart(look.loss_ratio) + _apart(look.speed))
     if look.again is None:
         return f"at the weights predicted for step {look.step} the model overflows"
-    shift = max(math.expm1(_shift(look, epsilon, rule)) for rule, epsilon in STANDARD)
     return (
         f"at the weights predicted for step {look.step} the loss is {look.loss_ratio:.2g} "
         f"times the predicted one and falls {look.speed:.2g} times as fast; predicted again "
-        f"from there, times change by up to {min(shift, 9.99):.0%}"
+        f"from there, times change by up to {_most(look)}"
     )
 
 
@@ -211,12 +308,11 @@ def _words_of_mends(looks: Sequence[Look]) -> str:
     last = looks[-1]
     if last.again is None:
         return f"at the weights predicted for step {last.step} the model overflows"
-    shift = max(math.expm1(_shift(last, epsilon, rule)) for rule, epsilon in STANDARD)
     steps = ", ".join(str(look.step) for look in looks)
     speed = ", ".join(f"{look.speed:.2g}" for look in looks)
     return (
         f"mended at step {steps}, where learning goes on {speed} times as fast as the kernel "
-        f"before said; the last changes times by up to {min(shift, 9.99):.0%}"
+        f"before said; the last changes times by up to {_most(last)}"
     )
 
 

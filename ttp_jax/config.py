@@ -145,6 +145,13 @@ class Config:
     kernel_samples: int | None = None
     """Pictures that the kernel is computed for, the curve being extrapolated to all; all by
     default."""
+    coarse: float | None = None
+    """Predict by real gradients of so many passes over the pictures, such as 4, each a step as
+    much longer than one of the run, in the place of a kernel; and by half of them, to see what
+    that changes. Without training by default."""
+    check: float | None = None
+    """Lay a coarse run of so many passes, such as 5, beside the prediction, for a better trust.
+    By default nothing is trained."""
     method: str = "plain"
     """plain, or beside a plain run: snapshot, cosine cycles whose ends are averaged; freezeout,
     layers that stop learning one after the other; agent, sparse training (density) and

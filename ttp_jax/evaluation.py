@@ -15,6 +15,7 @@ PREDICTION_PARTS = (
     "kernel_s",
     "solve_s",
     "trust_s",
+    "check_s",
     "timing_s",
     "kept_s",
 )

@@ -220,8 +220,9 @@ def _trust(about: Mapping[str, Any] | None) -> Trust | None:
     finite: dict[str, Any] = {
         key: np.inf if about[key] is None else about[key] for key in numbers if key in about
     }
-    mended = about.get("mended", False)
-    return Trust(ok=about["ok"], reason=about["reason"], mended=mended, **finite)
+    # What it was called while there were two.
+    law = about.get("law", "mended" if about.get("mended") else "once")
+    return Trust(ok=about["ok"], reason=about["reason"], law=law, **finite)
 
 
 def finished(out: Path, run: str) -> bool:

@@ -361,6 +361,8 @@ def run(
         "mend": 0 if methods.asked(config) else config.mend,
         "mend_clock": config.mend_clock,
         "kernel_samples": config.kernel_samples,
+        "coarse": config.coarse,
+        "check": config.check,
         "views": config.views,
         "memory_budget_bytes": built.memory_budget_bytes,
     }
@@ -390,6 +392,7 @@ def run(
     if command != "finetune":
         # Adam's kernels are its own.
         alike = config.optimizer == "sgd" and not config.calibrate_steps
+        alike = alike and config.coarse is None
         alike = alike and built.task.views is None and built.task.batch_norm is None
         for name, run in runs.items():
             shared = {}

@@ -25,9 +25,9 @@ HALVINGS = 8
 """Of the rate, to where a prediction is trusted."""
 _FIXED = (
     "solver", "paths", "heads", "noise", "effective_rate", "calibrate_steps", "relinearize",
-    "mend", "mend_clock", "kernel_samples", "smoothing", "every", "held_out", "optimizer",
-    "beta1", "beta2", "adam_eps", *methods.OPTIONS, *study.OF_PICTURES, "stop_elasticity",
-    "stop_quantity", "stop_window", "stop_patience", "stop_after_steps",
+    "mend", "mend_clock", "kernel_samples", "coarse", "check", "smoothing", "every", "held_out",
+    "optimizer", "beta1", "beta2", "adam_eps", *methods.OPTIONS, *study.OF_PICTURES,
+    "stop_elasticity", "stop_quantity", "stop_window", "stop_patience", "stop_after_steps",
 )  # fmt: skip
 """Options of a prediction that a sweep does not have."""
 

@@ -312,8 +312,9 @@ class Trust:
     """Where it was linearised again and again: estimated relative error of the loss."""
     looks: tuple[Look, ...] | None = None
     """At the true model along the path, where that was done; a record does not keep them."""
-    mended: bool = False
-    """Whether the prediction went on from each of them."""
+    law: Literal["once", "mended", "coarse", "checked"] = "once"
+    """What the score was learned from (:mod:`ttp_jax.chances`): one linearisation, one that
+    goes on from each of the looks, a coarse run, or any of the first two beside one."""
 
 
 @dataclass(frozen=True)

@@ -280,13 +280,13 @@ def test_predictions_are_mended_unless_told_otherwise():
     direct = mended(task, sgd, 160)
     np.testing.assert_allclose(default.loss, direct.curves[0].loss, rtol=1e-12)
     np.testing.assert_allclose(once.loss, mended(task, sgd, 160, mends=0).curves[0].loss)
-    assert default.trust.mended
-    assert not once.trust.mended
+    assert default.trust.law == "mended"
+    assert once.trust.law == "once"
     assert default.trust.looks[0].step == direct.looks[0].step
     assert default.flops > once.flops
     assert 0 < chances.score_of_threshold(default, 0.5, "fraction_of_initial") < 1
     for options in ({"paths": 4}, {"keep": [20]}, {"solver": "ode"}):
-        assert not ttp.predict(task, sgd, steps=160, **options).trust.mended
+        assert ttp.predict(task, sgd, steps=160, **options).trust.law == "once"
     with pytest.raises(ttp.InputError, match="mend must not be negative, got -1"):
         ttp.predict(task, sgd, steps=160, mend=-1)
 
@@ -295,7 +295,7 @@ def test_real_steps_come_first():
     task, sgd = linear.task("cross_entropy"), ttp.SGD(0.1, 0.5, batch_size=4)
     found = ttp.predict(task, sgd, steps=80, calibrate_steps=7, seed=2)
     real = ttp.finetune(task, sgd, steps=80, seed=2)
-    assert found.trust.mended
+    assert found.trust.law == "mended"
     np.testing.assert_allclose(found.loss, real.loss, rtol=1e-9)
 
 

@@ -56,6 +56,8 @@ def _require_predictable(config: Config) -> None:
         "relinearize": config.relinearize,
         "kernel_samples": config.kernel_samples,
         "effective_rate": config.effective_rate,
+        "coarse": config.coarse,
+        "check": config.check,
     }
     asked = [name for name, value in unused.items() if value]
     if asked:

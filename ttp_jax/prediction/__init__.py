@@ -4,7 +4,8 @@
 :mod:`~ttp_jax.prediction.mended` (the default), :mod:`~ttp_jax.prediction.linearised` (the
 paper's), :mod:`~ttp_jax.prediction.relinearized`, :mod:`~ttp_jax.prediction.grouped`,
 :mod:`~ttp_jax.prediction.masked`, :mod:`~ttp_jax.prediction.adam`,
-:mod:`~ttp_jax.prediction.augmented` and :mod:`~ttp_jax.prediction.batch_norm`.
+:mod:`~ttp_jax.prediction.augmented`, :mod:`~ttp_jax.prediction.batch_norm` and, with few real
+gradients, :mod:`~ttp_jax.prediction.coarse`.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from ttp_jax.prediction import (
     relinearized,
     seconds,
 )
+from ttp_jax.prediction import coarse as coarse_way
 from ttp_jax.prediction.asked import Asked, Solver, require_known
 from ttp_jax.prediction.way import Parts, Way
 from ttp_jax.reading import Keep
@@ -55,6 +57,8 @@ def predict(
     mend: int = mending.MENDS,
     mend_clock: mending.Clock = mending.CLOCK,
     kernel_samples: int | None = None,
+    coarse: int | float | None = None,
+    check: int | float | None = None,
     keep: Keep = (),
     sparsity: Sparsity | None = None,
     correction: Correction | None = None,
@@ -109,6 +113,13 @@ def predict(
         kernel_samples: Compute the kernel of so many samples, drawn by ``seed``, and
             extrapolate the curve to all (:mod:`ttp_jax.linearisation.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
+        coarse: Take no kernel, but real gradients of so many passes over the samples (and of
+            half as many again, to see what that changes), each a step as much longer
+            (:mod:`ttp_jax.linearisation.coarse_path`; plain SGD). ``mend`` and ``kernel`` are
+            then of no effect. ``None``, the default, predicts without training.
+        check: Lay such a coarse run beside the prediction, and let ``trust`` say how far their
+            times lie apart: by far the best that it can rest on
+            (:data:`ttp_jax.chances.CHECKED`). ``None``, the default, trains nothing.
         keep: Steps after which the linearised model is kept (:attr:`Curve.kept`; solver
             ``"simulate"``, one linearisation, no real steps).
         sparsity: Masks on the weights, by the exact kernel. Those that stay go with everything
@@ -163,6 +174,8 @@ def predict(
         mend=mend,
         mend_clock=mend_clock,
         kernel_samples=kernel_samples,
+        coarse=coarse,
+        check=check,
         keep=keep,
         sparsity=sparsity,
         correction=correction,
@@ -188,6 +201,8 @@ def predict(
                 seed=seed,
             )
     found = way.predicted(asked, start, expected)
+    if asked.check is not None:
+        found = coarse_way.checked(asked, found, expected)
     of_training = seconds.of_training(asked, expected.forward_flops_per_sample, parts)
     curve, *held_out = (
         Curve(
@@ -247,10 +262,14 @@ def _usable(asked: Asked) -> Way:
     require_known(asked)
     way = _way(asked)
     way.require(asked)
+    if asked.check is not None:
+        coarse_way.require_check(asked)
     return way
 
 
 def _way(asked: Asked) -> Way:
+    if asked.coarse is not None:
+        return coarse_way.WAY
     if asked.task.batch_norm is not None:
         return batch_norm.WAY
     if asked.task.views is not None:

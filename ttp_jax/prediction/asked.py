@@ -50,6 +50,8 @@ class Asked:
     mend: int = mending.MENDS
     mend_clock: mending.Clock = mending.CLOCK
     kernel_samples: int | None = None
+    coarse: int | float | None = None
+    check: int | float | None = None
     keep: Keep = ()
     sparsity: Sparsity | None = None
     """Masks that move; those that stay are the task's."""
@@ -123,6 +125,7 @@ class Asked:
             "calibrate_steps": self.calibrate_steps != 0,
             "relinearize": self.relinearize is not None,
             "kernel_samples": self.kernel_samples is not None,
+            "coarse": self.coarse is not None,
             "keep": len(self.keep) != 0,
             "masks": self.sparsity is not None,
             "correction": self.correction is not None,

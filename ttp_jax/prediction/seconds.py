@@ -23,6 +23,10 @@ class Seconds(NamedTuple):
     """Samples that the timed steps have seen."""
 
 
+TIMED_SHARE, TIMED_LEAST = 0.02, 10
+"""Of the samples, in a step that is timed for a coarse run: it takes few itself."""
+
+
 def of_training(asked: Asked, forward_flops: float, parts: Parts) -> Seconds:
     """Time a training step of the task, of each of its stages where layers freeze.
 
@@ -33,11 +37,7 @@ def of_training(asked: Asked, forward_flops: float, parts: Parts) -> Seconds:
     """
     task, optimizer, steps = asked.task, asked.optimizer, asked.steps
     with parts.timed("timing_s", "timing a training step"):
-        # Two steps at least are timed: of few samples, by no more than those few together.
-        few = asked.kernel_samples
-        step_s, samples = calibration.step_seconds(
-            task, optimizer, at_most=task.n if few is None else few // 2
-        )
+        step_s, samples = calibration.step_seconds(task, optimizer, at_most=_at_most(asked))
         if task.views is not None:
             begin = time.perf_counter()
             task.view(0)
@@ -59,3 +59,11 @@ def of_training(asked: Asked, forward_flops: float, parts: Parts) -> Seconds:
                 for wanted in (True, False)
             )
     return Seconds(step_s, seconds, operations, samples)
+
+
+def _at_most(asked: Asked) -> int:
+    """Samples in a step that is timed; two at least are, and of few samples no more in both."""
+    if asked.coarse is not None:
+        return max(TIMED_LEAST, round(TIMED_SHARE * asked.task.n))
+    few = asked.kernel_samples
+    return asked.task.n if few is None else few // 2

@@ -1,0 +1,214 @@
+"""Coarse runs against training where they must be it, and beside a prediction."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import ttp_jax as ttp
+from experiments import coarse as experiment
+from experiments import trust
+from tests import linear
+from tests.bent import bent
+from tests.conftest import ROOT
+from ttp_jax import chances, records, schedules
+from ttp_jax.linearisation import coarse_path
+from ttp_jax.linearisation.coarse_path import (
+    Steps,
+    coarse_optimizer,
+    evenly_mixed,
+    progress,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_progress_is_how_far_a_constant_gradient_moves(nesterov):
+    sgd = ttp.SGD(schedules.cosine(0.1, 12), 0.7, nesterov)
+    w, v, moved = 0.0, 0.0, [0.0]
+    for eta in sgd.learning_rates(12):
+        v = 0.7 * v + 1.0
+        w += eta * (1.0 + 0.7 * v if nesterov else v)
+        moved.append(w)
+    np.testing.assert_allclose(progress(sgd, 12), moved, rtol=1e-14)
+
+
+def test_without_momentum_progress_is_the_sum_of_the_rates():
+    np.testing.assert_allclose(progress(ttp.SGD(0.2), 5), 0.2 * np.arange(6), rtol=1e-14)
+
+
+@pytest.mark.parametrize("decay_toward", ["zero", "initial"])
+def test_with_as_many_steps_on_all_samples_it_is_training(decay_toward, monkeypatch):
+    monkeypatch.setattr(coarse_path, "AVERAGED", 0.0)
+    task = linear.task("mse")
+    sgd = ttp.SGD(0.02, 0.9, weight_decay=0.1, decay_toward=decay_toward)
+    steps = 60
+    found = coarse_path.coarse_path(task, sgd, steps=steps, passes=steps - 0.01, seed=0)
+    assert found.steps == steps
+    real = ttp.finetune(task, sgd, steps=steps)
+    at = coarse_path.places(steps)
+    np.testing.assert_allclose(found.curves[0].loss[at], real.loss[at], rtol=1e-10)
+
+
+def test_its_error_falls_with_its_steps():
+    task = bent()
+    sgd = ttp.SGD(2e-3, 0.9, batch_size=5)
+    steps = 4000
+    real = ttp.finetune(task, sgd, steps=steps, seed=1)
+    errors = []
+    for passes in (4, 16, 64, 256):
+        found = coarse_path.coarse_path(task, sgd, steps=steps, passes=passes, seed=1)
+        # Before a tenth of the run the curve is what lies between three readings.
+        errors.append(np.abs(np.log(found.curves[0].loss / real.loss))[400:].max())
+    assert errors[-1] < 0.02
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_momentum_forgets_as_fast_and_the_length_is_kept():
+    sgd, steps = ttp.SGD(0.01, 0.9, batch_size=50), 1000
+    same = coarse_optimizer(sgd, Steps(1000, 5), steps)
+    assert (same.momentum, same.batch_size) == (pytest.approx(0.9), 5)
+    assert same.learning_rate == pytest.approx(0.01)
+    assert coarse_optimizer(sgd, Steps(400, 5), steps).momentum == pytest.approx(0.75)
+    few = coarse_optimizer(sgd, Steps(50, 5), steps)
+    assert few.momentum == 0
+    for taken in (Steps(1000, 5), Steps(400, 5), Steps(50, 5)):
+        own = coarse_optimizer(sgd, taken, steps)
+        assert progress(own, taken.count)[-1] == pytest.approx(progress(sgd, steps)[-1])
+
+
+def test_batches_have_the_classes_evenly_and_an_epoch_all_samples():
+    y = np.repeat(np.arange(5), 12)
+    batches = evenly_mixed(y, 5, 24, seed=3)
+    for epoch in (batches[:12], batches[12:]):
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(60))
+    counts = np.array([np.bincount(y[batch], minlength=5) for batch in batches])
+    assert counts.min() >= 0
+    assert counts.max() <= 2
+    assert np.abs(np.cumsum(counts[:12], axis=0) - np.arange(1, 13)[:, None]).max() <= 1
+    assert not np.array_equal(batches, evenly_mixed(y, 5, 24, seed=4))
+
+
+def test_gradients_and_readings_are_counted(monkeypatch):
+    task = linear.task("cross_entropy")
+    sgd = ttp.SGD(0.01, 0.5, batch_size=4)
+    seen = {"gradients": 0, "read": 0}
+    follow, reader = coarse_path._followed, coarse_path.at_weights
+
+    def followed(task, own, taken, seed):
+        weights = follow(task, own, taken, seed)
+        yield next(weights)
+        for w in weights:
+            seen["gradients"] += taken.batch
+            yield w
+
+    def at_weights(task):
+        read = reader(task)
+
+        def counted(w):
+            seen["read"] += task.n + task.m
+            return read(w)
+
+        return counted
+
+    monkeypatch.setattr(coarse_path, "_followed", followed)
+    monkeypatch.setattr(coarse_path, "at_weights", at_weights)
+    found = coarse_path.coarse_path(task, sgd, steps=300, passes=20)
+    assert found.passes == 3 * seen["gradients"] + seen["read"]
+
+
+def test_steps_that_are_too_long_are_told():
+    task = linear.task("mse")
+    curve = ttp.predict(task, ttp.SGD(0.5, batch_size=4), steps=800, coarse=10)
+    assert curve.trust is not None
+    assert not curve.trust.ok
+    assert "raise coarse" in curve.trust.reason
+
+
+def test_a_prediction_by_a_coarse_run():
+    task = bent()
+    x, y = np.asarray(task.x), np.asarray(task.y)
+    task = dataclasses.replace(task, held_out=(x[:6], y[:6]))
+    sgd = ttp.SGD(2e-3, 0.9, batch_size=5)
+    curve = ttp.predict(task, sgd, steps=2000, every=20, coarse=64)
+    real = ttp.finetune(task, sgd, steps=2000, every=20)
+    assert curve.trust is not None
+    assert curve.trust.law == "coarse"
+    np.testing.assert_allclose(curve.loss[10:], real.loss[10:], rtol=0.05)
+    assert curve.held_out is not None
+    assert real.held_out is not None
+    np.testing.assert_allclose(curve.held_out.loss[10:], real.held_out.loss[10:], rtol=0.05)
+    assert curve.timings["kernel_s"] == 0
+    assert chances.score_of_threshold(curve, 0.1, "within_of_final") is not None
+
+
+def test_views_are_followed():
+    task = linear.task("mse")
+    x = np.asarray(task.x)
+    seen = []
+
+    def views(epoch):
+        seen.append(epoch)
+        return x + 0.1 * epoch
+
+    ttp.predict(
+        dataclasses.replace(task, views=views),
+        ttp.SGD(1e-3, batch_size=4),
+        steps=200,
+        coarse=20,
+    )
+    assert len(set(seen)) > 5
+
+
+def test_a_check_is_of_how_far_the_times_lie_apart():
+    task = linear.task("cross_entropy")
+    sgd = ttp.SGD(0.01, 0.5, batch_size=4)
+    checked = ttp.predict(task, sgd, steps=400, check=80)
+    plain = ttp.predict(task, sgd, steps=400)
+    np.testing.assert_array_equal(checked.loss, plain.loss)
+    assert checked.trust is not None
+    assert plain.trust is not None
+    assert checked.trust.law == "checked"
+    assert plain.trust.reason in checked.trust.reason
+    assert checked.flops > plain.flops
+    score = checked.trust.score
+    worse = chances.judge_checked(plain.trust, checked.loss, checked.loss**2 + 0.3)
+    assert worse.score < score
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"coarse": 0.1}, "passes over the samples"),
+        ({"coarse": 1000.0}, "fewer gradients than the run"),
+        ({"coarse": float("nan")}, "passes over the samples"),
+        ({"coarse": 20.0, "check": 20.0}, "leave either out"),
+        ({"coarse": 20.0, "paths": 3}, "plain SGD"),
+        ({"check": 20.0, "solver": "ode"}, "plain SGD"),
+        ({"check": 0.1}, "passes over the samples"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(options, said):
+    with pytest.raises(ttp.InputError, match=said):
+        ttp.predict(linear.task("mse"), ttp.SGD(0.01, batch_size=4), steps=300, **options)
+
+
+def test_adam_is_refused():
+    with pytest.raises(ttp.InputError, match="Adam"):
+        ttp.predict(
+            linear.task("cross_entropy"), ttp.Adam(1e-3, batch_size=4), steps=300, coarse=20
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [(experiment.OWN, chances.COARSE), (experiment.BESIDE, chances.CHECKED)],
+)
+def test_the_laws_are_those_of_the_committed_records(name, law):
+    folder = ROOT / "results/coarse"
+    found = [records.load(file.parent) for file in sorted(folder.glob("*/record.json"))]
+    table = experiment.tabulated(found)[name]
+    intercept, weights = trust.fitted(table.x, table.wrong)
+    assert pytest.approx(intercept, abs=2e-3) == law.intercept
+    np.testing.assert_allclose(weights, list(law.weights.values()), atol=2e-3)

@@ -1,0 +1,274 @@
+"""A coarse run: the path of training, followed by few real gradients, each a long step.
+
+Where the steps of a run are small beside what the curvature allows, training follows the
+gradient flow ``dw/ds = -grad L(w)``, and how far it has come depends on ``s`` alone, the sum of
+its rates. So the same way can be gone in far fewer steps: the linear scaling rule of Goyal et
+al. (arXiv 1706.02677) read backwards, with small batches at high rates. No kernel is needed,
+and what no linearisation sees, features that are learned, is followed.
+
+It is not free of training: it takes real gradients, of a few passes over the samples where the
+run itself takes many. A second one with half of the steps says what the first is good for.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.interpolate import PchipInterpolator
+
+from ttp_jax import outputs, programs, sampling
+from ttp_jax.optimizers import SGD
+from ttp_jax.progress import bar
+from ttp_jax.reading import Readings, at_weights
+from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task
+
+BATCH = 5
+"""Samples a step, or more where the run itself has no more steps: for as many gradients in all,
+small batches make more and shorter steps, which is the more stable."""
+PLACES = 9
+"""So often the loss is read, of all samples, the start and the end with it."""
+CLUSTERED = 1.7
+"""Power by which the places lie nearer to the start, where curves are steep."""
+AVERAGED = 0.05
+"""The weights are read as their mean over this share of the run before and after a place,
+which takes out what single batches do."""
+
+
+class Coarse(NamedTuple):
+    """What a coarse run finds."""
+
+    curves: tuple[Readings, ...]
+    """At every step of the run that is predicted, of each of :attr:`Task.parts`; NaN from
+    where it has diverged."""
+    coarser: Readings
+    """The first of them by half of the steps."""
+    passes: int
+    """Forward passes of both, over those of one sample."""
+    steps: int
+    """Of the finer."""
+
+
+def progress(sgd: SGD, steps: int) -> Float[np.ndarray, " T1"]:
+    """How far a constant gradient has moved the weights after each step: ``s_0 .. s_T``.
+
+    ``s_t = sum_k eta_k m_k`` with ``m_k = mu m_{k-1} + 1`` and ``m_{-1} = 0``; of Nesterov's
+    form ``1 + mu m_k`` in the place of ``m_k``. After ``1/(1 - mu)`` steps a step so goes
+    ``eta/(1 - mu)`` of the gradient flow.
+    """
+    moved, m = [0.0], 0.0
+    for eta in sgd.learning_rates(steps):
+        m = sgd.momentum * m + 1.0
+        moved.append(moved[-1] + eta * (1.0 + sgd.momentum * m if sgd.nesterov else m))
+    return np.array(moved)
+
+
+class Steps(NamedTuple):
+    """How a coarse run is gone."""
+
+    count: int
+    """``K``."""
+    batch: int
+    """Samples in each."""
+
+    @property
+    def half(self) -> "Steps":
+        """Half as many, as large."""
+        return Steps(self.count // 2, self.batch)
+
+    @property
+    def extra(self) -> int:
+        """Steps beyond the end, for the mean of the weights there."""
+        return round(AVERAGED * self.count)
+
+
+def steps_of(task: Task, sgd: SGD, *, steps: int, passes: int | float) -> Steps:
+    """How many steps a coarse run of so many passes takes, and how large they are.
+
+    Raises:
+        InputError: Too few for a curve, or as many gradients as the run itself takes.
+    """
+    least, own = 2 * PLACES / task.n, steps * (sgd.batch_size or task.n) / task.n
+    if not least <= passes < own:
+        raise InputError(
+            f"coarse must lie in [{least:.3g}, {own:.3g}) passes over the samples (two steps "
+            f"for each reading, and fewer gradients than the run), got {passes}"
+        )
+    gradients = passes * task.n
+    batch = max(1, round(max(min(BATCH, gradients / (2 * PLACES)), gradients / steps)))
+    return Steps(max(2 * PLACES, round(gradients / batch)), batch)
+
+
+def passes_of(task: Task, taken: Steps) -> int:
+    """Forward passes of single samples that a coarse run and that of half its steps take."""
+    gradients = sum(3 * one.batch * (one.count + one.extra) for one in (taken, taken.half))
+    return gradients + 2 * PLACES * (task.n + task.m)
+
+
+def coarse_optimizer(sgd: SGD, taken: Steps, steps: int) -> SGD:
+    """How the steps of a coarse run are taken, in the place of ``T`` of the run.
+
+    A step is as long as ``h = T/K`` of the run, so that momentum forgets as fast,
+    ``1 - mu_K = min(1, h (1 - mu))``, and ``s_K`` of :func:`progress` is ``s_T``: of the
+    heavy ball's ``w'' = -(1 - mu) w' - eta grad L`` both follow the same path, and where the
+    minimum is 1 that of the gradient flow.
+    """
+    momentum = max(0.0, 1.0 - (1.0 - sgd.momentum) * steps / taken.count)
+    unit = progress(SGD(1.0, momentum), taken.count)[-1]
+    return SGD(
+        float(progress(sgd, steps)[-1] / unit),
+        momentum,
+        weight_decay=sgd.weight_decay,
+        decay_toward=sgd.decay_toward,
+        batch_size=taken.batch,
+    )
+
+
+def coarse_path(
+    task: Task, sgd: SGD, *, steps: int, passes: int | float, seed: int = 0
+) -> Coarse:
+    """Follow a run over all its length by few steps, and by half of them.
+
+    Steps are those of :func:`coarse_optimizer`, on batches that have the classes evenly; one
+    stands for that step of the run where :func:`progress` is the same. Losses are read at
+    :data:`PLACES` means of the weights and joined monotonically over ``sqrt(s)``.
+
+    Args:
+        task: What would be trained; with views, every epoch of the coarse run takes new ones.
+        sgd: How.
+        steps: ``T``.
+        passes: Over the samples, of the finer run. The coarser takes half.
+        seed: Of the batches.
+
+    Raises:
+        InputError: As :func:`steps_of`.
+
+    Cost: ``4.5 passes n`` forward passes for gradients, ``2 PLACES (n + m)`` for reading.
+
+    Breaks when: the steps of the run are near what the curvature allows, so that longer ones
+    are unstable; the noise of its batches slows it, which the coarse run has more of; samples
+    are learned by heart one by one, for which few visits are not enough.
+    """
+    taken = steps_of(task, sgd, steps=steps, passes=passes)
+    way = progress(sgd, steps)
+    read, found = at_weights(task), []
+    with bar("coarse run", taken.count + taken.half.count) as advance:
+        for order, one in enumerate((taken, taken.half)):
+            own = coarse_optimizer(sgd, one, steps)
+            at = places(one.count)
+            weights = _followed(task, own, one, seed + order)
+            seen = np.array([read(w) for w in _means(weights, at, one.extra, advance)])
+            found.append(_joined(seen, progress(own, one.count)[at], way))
+    return Coarse(
+        curves=found[0],
+        coarser=found[1][0],
+        passes=passes_of(task, taken),
+        steps=taken.count,
+    )
+
+
+def places(count: int) -> Int[np.ndarray, " places"]:
+    """Steps of a coarse run at which it is read, the first and the last with them."""
+    return np.unique(np.round(count * np.linspace(0, 1, PLACES) ** CLUSTERED).astype(int))
+
+
+def evenly_mixed(y: Any, size: int, steps: int, seed: int) -> Int[np.ndarray, "T B"]:
+    """Batches of shuffled epochs in which every stretch has the classes in their proportion.
+
+    Between classes the gradients differ most, so that batches differ less. Of targets that are
+    no labels epochs are only shuffled.
+    """
+    y = np.asarray(y)
+    labels = y if y.ndim == 1 else np.zeros(len(y), int)
+    rng = np.random.Generator(np.random.Philox(seed))
+    per_epoch = sampling.steps_per_epoch(len(y), size)
+    epochs = []
+    for _ in range(-(-steps // per_epoch)):
+        members = [rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
+        # Evenly over the epoch, each class beginning at its own time.
+        when = [(np.arange(len(of)) + rng.random()) / len(of) for of in members]
+        order = np.concatenate(members)[np.argsort(np.concatenate(when), kind="stable")]
+        epochs.append(order[: per_epoch * size].reshape(per_epoch, size))
+    return np.concatenate(epochs)[:steps]
+
+
+def _followed(task: Task, own: SGD, taken: Steps, seed: int) -> Iterator[Params]:
+    """The weights at the start and after each step."""
+    step = programs.compiled(task.apply_fn, _STEPS[task.loss])
+    per_epoch = sampling.steps_per_epoch(task.n, taken.batch)
+    numbers = own.learning_rate, own.momentum, own.weight_decay
+    origin = task.params if own.decay_toward == "initial" else None
+    x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
+    w = jax.tree.map(jnp.asarray, task.params)
+    v = jax.tree.map(jnp.zeros_like, w)
+    yield w
+    stream = evenly_mixed(task.y, taken.batch, taken.count + taken.extra, seed)
+    for k, rows in enumerate(stream):
+        if task.views is not None and k % per_epoch == 0:
+            x = jnp.asarray(task.view(k // per_epoch))
+        w, v = step(w, v, origin, numbers, x, y, rows)
+        yield w
+
+
+def _step(loss: LossName) -> Callable:
+    def of(apply_fn: ApplyFn) -> Callable:
+        batch_loss = outputs.loss_of(apply_fn, loss)
+
+        def step(w, v, origin, numbers, x, y, rows):
+            rate, momentum, decay = numbers
+            G = jax.grad(batch_loss)(w, x, y, rows)
+            shrunk = w if origin is None else jax.tree.map(jnp.subtract, w, origin)
+            v = jax.tree.map(
+                lambda a, g, p: (momentum * a + g + decay * p).astype(a.dtype), v, G, shrunk
+            )
+            return jax.tree.map(lambda a, m: (a - rate * m).astype(a.dtype), w, v), v
+
+        return step
+
+    return of
+
+
+_STEPS = {loss: _step(loss) for loss in get_args(LossName)}
+"""Made once: what is compiled for a model is found again by them."""
+
+
+def _means(
+    weights: Iterator[Params],
+    at: Int[np.ndarray, " places"],
+    most: int,
+    advance: Callable[[int], object],
+) -> Iterator[Params]:
+    """The mean of the weights around each place, over no more than a third of the way to it."""
+    width = np.minimum(at // 3, most)
+    sums: dict[int, Params] = {}
+    for j, w in enumerate(weights):
+        for k in np.flatnonzero(np.abs(j - at) <= width).tolist():
+            share = 1.0 / (2 * int(width[k]) + 1)
+            sums[k] = _added(sums.get(k), w, share)
+        if 0 < j <= at[-1]:
+            advance(1)
+        for k in np.flatnonzero(j == at + width).tolist():
+            yield sums.pop(k)
+
+
+def _joined(
+    seen: Float[np.ndarray, "places parts 2"],
+    at: Float[np.ndarray, " places"],
+    way: Float[np.ndarray, " T1"],
+) -> tuple[Readings, ...]:
+    """Curves over every step of the run through what was read."""
+    fine = int(np.isfinite(seen).all(axis=(1, 2)).cumprod().sum())
+    curves = np.full((len(way), *seen.shape[1:]), np.nan)
+    if fine > 1:
+        through = PchipInterpolator(np.sqrt(at[:fine]), seen[:fine], extrapolate=False)
+        curves = through(np.sqrt(np.minimum(way, at[-1])))
+    return tuple(Readings(*curves[:, part].T) for part in range(seen.shape[1]))
+
+
+@jax.jit
+def _added(sum_, w, share):
+    if sum_ is None:
+        return jax.tree.map(lambda a: (share * a).astype(a.dtype), w)
+    return jax.tree.map(lambda s, a: (s + share * a).astype(a.dtype), sum_, w)
