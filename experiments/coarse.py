@@ -383,9 +383,15 @@ def _law(name: str, table: trust.Table) -> str:
         for left, groups in (("sets", table.pictures), ("networks", table.network))
         if len(np.unique(groups)) > 1
     ]
+    doubted = intercept + table.x @ weights > 0
+    shares = [
+        harness.percent(float(table.wrong[of].mean())) if of.any() else "none"
+        for of in (~doubted, doubted)
+    ]
     return (
         f"\nLaw of a {name}, fitted to {len(table.wrong)} times, {table.wrong.sum()} of them "
-        f"wrong: `{json.dumps(numbers)}`. AUROC {', '.join(said)}.\n"
+        f"wrong: `{json.dumps(numbers)}`. AUROC {', '.join(said)}. Of those trusted "
+        f"{shares[0]} are wrong, of the others {shares[1]}.\n"
     )
 
 

@@ -20,8 +20,9 @@ OBSERVED = (1, 2, 5, 10)
 RESAMPLES = 1000
 """Of the intervals of how good a ranking is."""
 _FIXED = (
-    "paths", "heads", "calibrate_steps", "stop_elasticity", "stop_quantity", "stop_window",
-    "stop_patience", "stop_after_steps", *methods.OPTIONS, *study.OF_PICTURES,
+    "paths", "heads", "calibrate_steps", "coarse", "check", "stop_elasticity",
+    "stop_quantity", "stop_window", "stop_patience", "stop_after_steps", *methods.OPTIONS,
+    *study.OF_PICTURES,
 )  # fmt: skip
 """Options of a prediction that a ranking does not have."""
 

@@ -386,6 +386,8 @@ def run(
             )
         if config.relinearize is not None:
             lines.append("re-linearised: as many such kernels as the path is bent")
+        if config.check is not None:
+            lines.append(f"checked by a coarse run of {config.check:g} passes of gradients")
     for line in lines:
         say(line)
     curves: dict[str, Curve] = {}

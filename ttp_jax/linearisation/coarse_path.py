@@ -103,8 +103,10 @@ def steps_of(task: Task, sgd: SGD, *, steps: int, passes: int | float) -> Steps:
 
 def passes_of(task: Task, taken: Steps) -> int:
     """Forward passes of single samples that a coarse run and that of half its steps take."""
-    gradients = sum(3 * one.batch * (one.count + one.extra) for one in (taken, taken.half))
-    return gradients + 2 * PLACES * (task.n + task.m)
+    return sum(
+        3 * one.batch * (one.count + one.extra) + len(places(one.count)) * (task.n + task.m)
+        for one in (taken, taken.half)
+    )
 
 
 def coarse_optimizer(sgd: SGD, taken: Steps, steps: int) -> SGD:
