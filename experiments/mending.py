@@ -20,7 +20,6 @@ A single mend does not help the large networks. With the clock of both ends it i
 of one data set or network that was left out).
 """
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -35,9 +34,7 @@ from ttp_jax import chances, outputs, records, study
 from ttp_jax.kernel.choice import Kernel
 from ttp_jax.linearisation import calibration, mending
 from ttp_jax.records import Record
-from ttp_jax.thresholds import time_to_threshold
 from ttp_jax.trust import largest_curvature
-from ttp_jax.types import Curve
 
 MOST = 4
 
@@ -104,17 +101,12 @@ def _made(again: Again, clock: mending.Clock) -> harness.Made:
         seed=config.seed,
     )
     curves = [look.linear for look in found.looks] + [found.curves[0].loss]
-    asked = [_time(real.loss, real, e, r) for r, e in chances.STANDARD]
-    said = [
-        [_time(loss[real.steps], real, e, r) for r, e in chances.STANDARD]
-        for loss in curves
-    ]
     curvature = largest_curvature(
         theta[:, : task.n * task.c], f0[: task.n], task.targets, loss=task.loss
     )
     result = {
-        "asked": asked,
-        "said": said,
+        "asked": trust.times_of(real.loss, real),
+        "said": [trust.times_of(loss[real.steps], real) for loss in curves],
         "steps": built.steps,
         "every": int(real.steps[1]),
         "stability": sgd.stability(curvature, float(sgd.learning_rates(built.steps).max())),
@@ -129,7 +121,7 @@ def _made(again: Again, clock: mending.Clock) -> harness.Made:
         ],
         "falls": [_finite(loss[-1] / loss[0]) for loss in curves],
         "network": config.model,
-        "pictures": Path(config.data.removeprefix("npz:")).stem.split("_")[0],
+        "pictures": trust.pictures_of(config),
         "forward_flops": outputs.forward_flops(task.apply_fn, task.params, task.x),
         "passes": found.passes,
         "batch_size": sgd.batch_size or task.n,
@@ -140,14 +132,6 @@ def _made(again: Again, clock: mending.Clock) -> harness.Made:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _time(loss: np.ndarray, real: Curve, epsilon: float, rule) -> int | None:
-    there = np.where(np.isfinite(loss), loss, np.inf)
-    curve = dataclasses.replace(real, loss=there)
-    if not np.isfinite(there).all() and rule == "within_of_final":
-        return None
-    return time_to_threshold(curve, epsilon, rule).steps
 
 
 @dataclass(frozen=True)
@@ -178,7 +162,7 @@ def times_after(
             error = trust.error_of(said[-1], asked, budget)
             if error is None:
                 continue
-            named = [2.0 * budget if t is None else float(max(t, 1)) for t in said]
+            named = [trust.named(t, budget) for t in said]
             seen: dict[str, float] = {}
             if said[-1] is not None:
                 seen = chances.seen_mending(named, places, reached=said[-1])

@@ -34,6 +34,7 @@ from ttp_jax.kernel.choice import Kernel
 from ttp_jax.prediction import predict
 from ttp_jax.records import Record
 from ttp_jax.thresholds import time_to_threshold
+from ttp_jax.types import Curve
 
 SOURCES = ("calibration", "frontier", "held_out", "real_networks", "regimes", "sensitivity")
 LARGEST = 300
@@ -98,6 +99,8 @@ def _once_linearised(config: study.Config) -> bool:
         "kernel": "exact",
         "kernel_outputs": "full",
         "kernel_samples": None,
+        "coarse": None,
+        "check": None,
     }
     small = config.classes * config.per_class <= LARGEST
     return small and all(getattr(config, name) == value for name, value in plain.items())
@@ -158,13 +161,36 @@ def _made(again: Again) -> harness.Made:
         "early_gap": trust.early_gap,
         "stability": trust.stability,
         "network": config.model,
-        "pictures": Path(config.data.removeprefix("npz:")).stem.split("_")[0],
+        "pictures": pictures_of(config),
         "looks": [
             {"step": look.step, "loss": look.loss_ratio, "speed": look.speed}
             for look in trust.looks
         ],
     }
     return harness.Made(result, built.provenance)
+
+
+def pictures_of(config: study.Config) -> str:
+    """Name of the set of pictures."""
+    return Path(config.data.removeprefix("npz:")).stem.split("_")[0]
+
+
+def times_of(loss: np.ndarray, real: Curve) -> list[int | None]:
+    """Of every threshold of :data:`ttp_jax.chances.STANDARD`, read as the real curve is."""
+    there = np.where(np.isfinite(loss), loss, np.inf)
+    curve = dataclasses.replace(real, loss=there)
+    whole = np.isfinite(there).all()
+    return [
+        time_to_threshold(curve, epsilon, rule).steps
+        if whole or rule != "within_of_final"
+        else None
+        for rule, epsilon in chances.STANDARD
+    ]
+
+
+def named(time: int | None, budget: int) -> float:
+    """A time that something is compared with; never counts as twice the run."""
+    return 2.0 * budget if time is None else float(max(time, 1))
 
 
 def error_of(said: int | None, asked: int | None, budget: int) -> float | None:

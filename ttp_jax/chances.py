@@ -115,9 +115,9 @@ def seen_mending(
     return {"shift": _log(max(changes[: max(count, 1)], default=0.0), 0.02, 2.0)}
 
 
-def seen_beside(look: Look, *, epsilon: float, rule: ThresholdRule) -> dict[str, float]:
-    """The same of a curve and another one: how far the times lie apart (``shift``)."""
-    return {"shift": _log(_shift(look, epsilon, rule), 0.02, 2.0)}
+def seen_beside(apart: float) -> dict[str, float]:
+    """The same of two times, ``|log|`` of their ratio so far apart (``shift``)."""
+    return {"shift": _log(apart, 0.02, 2.0)}
 
 
 def score_of_threshold(curve: Curve, epsilon: float, rule: ThresholdRule) -> float | None:
@@ -140,7 +140,7 @@ def score_of_threshold(curve: Curve, epsilon: float, rule: ThresholdRule) -> flo
     reached = time_to_threshold(curve, epsilon, rule).steps
     if curve.trust.law in ("coarse", "checked"):
         law = COARSE if curve.trust.law == "coarse" else CHECKED
-        return 1.0 - law.chance(seen_beside(looks[-1], epsilon=epsilon, rule=rule))
+        return 1.0 - law.chance(seen_beside(_shift(looks[-1], epsilon, rule)))
     if curve.trust.law == "once":
         found = seen_once(
             looks, stability=stability, reached=reached, epsilon=epsilon, rule=rule
@@ -250,12 +250,13 @@ def judge_checked(
         coarse: The same by the coarse run.
     """
     score, look = _beside(dataclasses.replace(before, law="checked"), loss, coarse)
-    if before.stability > 1 or trust.grows(loss):
+    wild = before.stability > 1 or trust.grows(loss)
+    if wild:
         score *= 0.5
     said = f"a coarse run names times that are up to {_most(look)} other"
     return dataclasses.replace(
         before,
-        ok=score >= TRUSTED and before.stability <= 1 and not trust.grows(loss),
+        ok=score >= TRUSTED and not wild,
         score=score,
         reason=f"{said}; {before.reason}",
         looks=(*(before.looks or ()), look),

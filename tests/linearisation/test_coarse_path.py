@@ -96,8 +96,8 @@ def test_gradients_and_readings_are_counted(monkeypatch):
     seen = {"gradients": 0, "read": 0}
     follow, reader = coarse_path._followed, coarse_path.at_weights
 
-    def followed(task, own, taken, seed):
-        weights = follow(task, own, taken, seed)
+    def followed(task, step, own, taken, seed):
+        weights = follow(task, step, own, taken, seed)
         yield next(weights)
         for w in weights:
             seen["gradients"] += taken.batch

@@ -55,6 +55,7 @@ def at_rest(sgd: Optimizer, w: Params) -> Any:
 def step_in_weights(task: Task, sgd: Optimizer) -> Callable:
     """One step ``(w, v, eta, x, y, rows) -> (w, v)`` on rows of ``x`` and ``y``, or on all.
 
+    That of SGD takes another ``momentum`` too, so that one program serves several.
     ``G = g + wd w;  v <- mu v + G;  w <- w - eta (G + mu v if nesterov else v)``, as
     :class:`ttp_jax.SGD` has it (``wd (w - w_0)`` for decay toward the initial weights); for
     :class:`ttp_jax.Adam` as it stands there, ``v`` being both moments and the step's number.
@@ -63,16 +64,16 @@ def step_in_weights(task: Task, sgd: Optimizer) -> Callable:
         return _adam_in_weights(task, sgd)
     batch_loss = _loss(task)
 
-    def step(w, v, eta, x, y, rows):
+    def step(w, v, eta, x, y, rows, momentum=sgd.momentum):
         G = jax.grad(batch_loss)(w, x, y, rows)
         if sgd.weight_decay:
             G = jax.tree.map(
                 lambda g, p: g + sgd.weight_decay * p, G, decayed(task, sgd, w)
             )
-        v = jax.tree.map(lambda a, g: sgd.momentum * a + g, v, G)
+        v = jax.tree.map(lambda a, g: momentum * a + g, v, G)
         moves = v
         if sgd.nesterov:
-            moves = jax.tree.map(lambda g, a: g + sgd.momentum * a, G, v)
+            moves = jax.tree.map(lambda g, a: g + momentum * a, G, v)
         w = jax.tree.map(lambda a, m: (a - eta * m).astype(a.dtype), w, moves)
         return w, v
 

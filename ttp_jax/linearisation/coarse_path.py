@@ -11,7 +11,7 @@ run itself takes many. A second one with half of the steps says what the first i
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.interpolate import PchipInterpolator
 
-from ttp_jax import outputs, programs, sampling
+from ttp_jax import sampling
+from ttp_jax.linearisation import calibration
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, at_weights
-from ttp_jax.types import ApplyFn, InputError, LossName, Params, Task
+from ttp_jax.types import InputError, Params, Task
 
 BATCH = 5
 """Samples a step, or more where the run itself has no more steps: for as many gradients in all,
@@ -156,11 +157,13 @@ def coarse_path(
     taken = steps_of(task, sgd, steps=steps, passes=passes)
     way = progress(sgd, steps)
     read, found = at_weights(task), []
+    both = [(one, coarse_optimizer(sgd, one, steps)) for one in (taken, taken.half)]
+    # Of both: they differ in rate and momentum alone, which it takes.
+    step = jax.jit(calibration.step_in_weights(task, both[0][1]))
     with bar("coarse run", taken.count + taken.half.count) as advance:
-        for order, one in enumerate((taken, taken.half)):
-            own = coarse_optimizer(sgd, one, steps)
+        for order, (one, own) in enumerate(both):
             at = places(one.count)
-            weights = _followed(task, own, one, seed + order)
+            weights = _followed(task, step, own, one, seed + order)
             seen = np.array([read(w) for w in _means(weights, at, one.extra, advance)])
             found.append(_joined(seen, progress(own, one.count)[at], way))
     return Coarse(
@@ -196,44 +199,21 @@ def evenly_mixed(y: Any, size: int, steps: int, seed: int) -> Int[np.ndarray, "T
     return np.concatenate(epochs)[:steps]
 
 
-def _followed(task: Task, own: SGD, taken: Steps, seed: int) -> Iterator[Params]:
+def _followed(
+    task: Task, step: Callable, own: SGD, taken: Steps, seed: int
+) -> Iterator[Params]:
     """The weights at the start and after each step."""
-    step = programs.compiled(task.apply_fn, _STEPS[task.loss])
     per_epoch = sampling.steps_per_epoch(task.n, taken.batch)
-    numbers = own.learning_rate, own.momentum, own.weight_decay
-    origin = task.params if own.decay_toward == "initial" else None
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     w = jax.tree.map(jnp.asarray, task.params)
-    v = jax.tree.map(jnp.zeros_like, w)
+    v = calibration.at_rest(own, w)
     yield w
     stream = evenly_mixed(task.y, taken.batch, taken.count + taken.extra, seed)
     for k, rows in enumerate(stream):
         if task.views is not None and k % per_epoch == 0:
             x = jnp.asarray(task.view(k // per_epoch))
-        w, v = step(w, v, origin, numbers, x, y, rows)
+        w, v = step(w, v, own.learning_rate, x, y, rows, own.momentum)
         yield w
-
-
-def _step(loss: LossName) -> Callable:
-    def of(apply_fn: ApplyFn) -> Callable:
-        batch_loss = outputs.loss_of(apply_fn, loss)
-
-        def step(w, v, origin, numbers, x, y, rows):
-            rate, momentum, decay = numbers
-            G = jax.grad(batch_loss)(w, x, y, rows)
-            shrunk = w if origin is None else jax.tree.map(jnp.subtract, w, origin)
-            v = jax.tree.map(
-                lambda a, g, p: (momentum * a + g + decay * p).astype(a.dtype), v, G, shrunk
-            )
-            return jax.tree.map(lambda a, m: (a - rate * m).astype(a.dtype), w, v), v
-
-        return step
-
-    return of
-
-
-_STEPS = {loss: _step(loss) for loss in get_args(LossName)}
-"""Made once: what is compiled for a model is found again by them."""
 
 
 def _means(
