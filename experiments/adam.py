@@ -1,6 +1,6 @@
 """Adam and AdamW, predicted through a preconditioned kernel and run for real.
 
-    python -m experiments.adam paper --data data      an hour, two shared cores
+    python -m experiments.adam paper --data data      half an hour, two shared cores
     python -m experiments.adam smoke                  a minute
 
 The embedded network on three sets of pictures, 5 classes x 30, batches of 25, 60 epochs, two
@@ -9,9 +9,9 @@ the batches; it takes Adam's second moments as fixed but for their size
 (:mod:`ttp_jax.linearisation.preconditioning`). Errors are those of the time to within 10 % of
 the initial loss of the end, and to 0.5, 0.2 and 0.1 of the initial loss.
 
-Expect: 6 % at the median at the lower rate and 19 % at the higher one, where the model leaves
+Expect: 6 % at the median at the lower rate and 14 % at the higher one, where the model leaves
 its linearisation and the warning says so; AdamW with a decay that shrinks the weights by a
-third (the higher rate) up to 57 % off. Predicting takes twice the operations of training such
+third (the higher rate) up to 58 % off. Predicting takes twice the operations of training such
 small tasks.
 """
 

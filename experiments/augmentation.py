@@ -11,13 +11,11 @@ prediction of training without augmentation, which is what ignoring it would say
 those of the time to within 10 % of the initial loss of the end, and to 0.5 and 0.2 of the
 initial loss, all on the pictures as they are.
 
-Run so far: 27 of 36 (seeds 0 and 1, and digits of seed 2).
-
-Expect, at the median of these seven tasks: the time to within 10 % of the end is off by 0, 6
-and 19 % with four, two and one view (22, 15 and 52 % on sign-language digits, the worst set),
-the loss at the end by 11, 11 and 23 %. Ignoring augmentation they are 38 and 147 % off, and
-trusted. With four views digits are warned against in two of three tasks where nothing is
-wrong: the doubt is of the loss, which is small there.
+Expect, at the median of nine tasks: the time to within 10 % of the end is off by 6, 6 and 27 %
+with four, two and one view (20, 15 and 38 % on sign-language digits, the worst set), the loss
+at the end by 8, 5 and 18 %. Ignoring augmentation they are 27 and 147 % off, and trusted. With
+four views digits are warned against in two of three tasks where nothing is wrong: the doubt is
+of the loss, which is small there.
 """
 
 import dataclasses
