@@ -270,6 +270,14 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a prediction starts from will cost, counted without computing it."""
+
+    flops: float
+    forward_flops_per_sample: float
+
+
+@dataclass(frozen=True)
 class Look:
     """The true model at a step of a predicted path: a second look, or where it was mended."""
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ttp_jax import chunks, outputs, programs, progress
 from ttp_jax.groups import Groups, names_of
 from ttp_jax.kernel import factors, fitting, gram, memory, pairs, plan, taps
-from ttp_jax.types import ApplyFn, InputError, Masked, Params, dense
+from ttp_jax.types import ApplyFn, Cost, InputError, Masked, Params, dense
 
 Implementation = Literal["ttp", "nt_jacobian_contraction", "nt_vector_products"]
 Weigh = Callable[[int, list], np.ndarray]
@@ -21,7 +21,7 @@ Weigh = Callable[[int, list], np.ndarray]
 
 
 @dataclass(frozen=True)
-class KernelCost:
+class KernelCost(Cost):
     """What a kernel will cost, found without computing it.
 
     ``seconds`` is rough, within a factor of about three: the counted operations over the
@@ -33,8 +33,6 @@ class KernelCost:
     gram_bytes: int
     """Of that, the kernel itself, ``8 (n c)^2``."""
     budget_bytes: int
-    flops: float
-    forward_flops_per_sample: float
     seconds: float
     jacobian_passes: int
     """Forward and backward passes over all samples; above 1 where memory is short."""

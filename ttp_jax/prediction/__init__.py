@@ -17,7 +17,6 @@ from ttp_jax.attacks import Attack
 from ttp_jax.dynamics.noise import Noise
 from ttp_jax.groups import Groups
 from ttp_jax.kernel.choice import Computed, Kernel, KernelName
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import augmented_prediction, calibration, mending
 from ttp_jax.optimizers import Adam, Optimizer
 from ttp_jax.prediction import (
@@ -35,7 +34,7 @@ from ttp_jax.prediction import coarse as coarse_way
 from ttp_jax.prediction.asked import Asked, Solver, require_known
 from ttp_jax.prediction.way import Parts, Way
 from ttp_jax.reading import Keep
-from ttp_jax.types import Curve, Task
+from ttp_jax.types import Cost, Curve, Task
 
 __all__ = ["Solver", "cost_ahead", "predict"]
 
@@ -240,8 +239,8 @@ def predict(
     )
 
 
-def cost_ahead(task: Task, sgd: Optimizer, *, steps: int, **options: Any) -> KernelCost:
-    """What the kernel of a prediction will cost; nothing is computed yet.
+def cost_ahead(task: Task, sgd: Optimizer, *, steps: int, **options: Any) -> Cost:
+    """What a prediction will cost before its dynamics; nothing is computed yet.
 
     Arguments are those of :func:`predict`.
 

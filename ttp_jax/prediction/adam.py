@@ -11,6 +11,7 @@ from ttp_jax.linearisation.calibration import Start
 from ttp_jax.optimizers import Adam
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
+from ttp_jax.types import Cost
 
 
 def _require(asked: Asked) -> None:
@@ -26,7 +27,7 @@ def _cost(asked: Asked) -> KernelCost:
     return preconditioning.cost(asked.task, memory_budget_bytes=asked.memory_budget_bytes)
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     task, adam, parts = asked.task, asked.optimizer, Parts()
     assert isinstance(adam, Adam)
     with parts.timed("forward_s", "outputs at the start"):

@@ -13,7 +13,7 @@ from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction import linearised, mended
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
-from ttp_jax.types import InputError
+from ttp_jax.types import Cost, InputError
 
 
 def _views(asked: Asked) -> int:
@@ -43,7 +43,7 @@ def _cost(asked: Asked) -> KernelCost:
     )
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     parts, views = Parts(), _views(asked)
     with parts.timed("forward_s", "views of the pictures"):
         wide, sgd = augmented_prediction.widened(asked.task, asked.sgd, views=views)

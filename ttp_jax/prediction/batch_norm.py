@@ -2,11 +2,11 @@
 
 from ttp_jax import outputs
 from ttp_jax.kernel.choice import Computed
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import batch_norm_prediction
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
+from ttp_jax.types import Cost
 
 
 def _require(asked: Asked) -> None:
@@ -18,7 +18,7 @@ def _require(asked: Asked) -> None:
     batch_norm_prediction.require_plain(others)
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     task, sgd, parts = asked.task, asked.sgd, Parts()
     with parts.timed("forward_s", "statistics of mini-batches"):
         like = batch_norm_prediction.settled(task, sgd, seed=asked.seed)

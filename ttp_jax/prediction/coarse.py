@@ -4,17 +4,16 @@ import dataclasses
 from dataclasses import dataclass
 
 from ttp_jax import chances, outputs
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import coarse_path
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.prediction.way import Found, Parts, Way
-from ttp_jax.types import InputError
+from ttp_jax.types import Cost, InputError
 
 
 @dataclass(frozen=True)
-class CoarseCost(KernelCost):
-    """What a coarse run will cost; it has no kernel."""
+class CoarseCost(Cost):
+    """What a coarse run will cost."""
 
     taken: coarse_path.Steps
     own: int
@@ -64,7 +63,7 @@ def _steps(asked: Asked, passes: int | float | None) -> coarse_path.Steps:
     return coarse_path.steps_of(asked.task, asked.sgd, steps=asked.steps, passes=passes)
 
 
-def checked(asked: Asked, found: Found, expected: KernelCost) -> Found:
+def checked(asked: Asked, found: Found, expected: Cost) -> Found:
     """A prediction with what a coarse run beside it says of it."""
     parts, passes = Parts(), asked.check
     assert passes is not None
@@ -88,19 +87,14 @@ def _cost(asked: Asked) -> CoarseCost:
     task, taken = asked.task, _steps(asked, asked.coarse)
     forward = outputs.forward_flops(task.apply_fn, task.params, task.x)
     return CoarseCost(
-        memory_bytes=0,
-        gram_bytes=0,
-        budget_bytes=0,
         flops=forward * coarse_path.passes_of(task, taken),
         forward_flops_per_sample=forward,
-        seconds=0.0,
-        jacobian_passes=0,
         taken=taken,
         own=asked.steps,
     )
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     parts = Parts()
     assert asked.coarse is not None
     with parts.timed("solve_s"):

@@ -1,11 +1,11 @@
 """Groups of weights at rates of their own (:mod:`ttp_jax.linearisation.grouped_prediction`)."""
 
 from ttp_jax.kernel.choice import Computed
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import grouped_prediction
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_kernel_of_task
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
+from ttp_jax.types import Cost
 
 
 def _require(asked: Asked) -> None:
@@ -22,7 +22,7 @@ def _require(asked: Asked) -> None:
     require_kernel_of_task(asked)
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     task, sgd, groups, parts = asked.task, asked.sgd, asked.groups, Parts()
     steps, every = asked.steps, asked.every
     assert groups is not None

@@ -12,19 +12,18 @@ from ttp_jax.dynamics.moments import moments
 from ttp_jax.dynamics.path import Path, Places
 from ttp_jax.dynamics.sde import sde
 from ttp_jax.dynamics.simulate import simulate
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import calibration, extrapolation, second_look
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_together
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.reading import Readings
-from ttp_jax.types import Curve, Kept, Task
+from ttp_jax.types import Cost, Curve, Kept, Task
 
 SDE_PATHS = 32
 """Of the continuous process, where no bands are asked for and the mean alone is read."""
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     whole, parts, steps = asked.task, Parts(), asked.steps
     task, sgd = whole, asked.sgd
     if asked.kernel_samples is not None:

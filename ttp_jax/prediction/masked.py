@@ -1,11 +1,11 @@
 """Masked weights, corrected gradients (:mod:`ttp_jax.linearisation.masked_prediction`)."""
 
 from ttp_jax.kernel.choice import Computed
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import masked_prediction, second_look
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_kernel_of_task
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
+from ttp_jax.types import Cost
 
 
 def _require(asked: Asked) -> None:
@@ -21,7 +21,7 @@ def _require(asked: Asked) -> None:
     require_kernel_of_task(asked)
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     task, sgd, parts = asked.task, asked.sgd, Parts()
     given = asked.kernel if isinstance(asked.kernel, Computed) else None
     with parts.timed("solve_s"):

@@ -3,15 +3,14 @@
 import numpy as np
 
 from ttp_jax import chances, outputs, trust
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import mending
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_together
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
-from ttp_jax.types import Curve
+from ttp_jax.types import Cost, Curve
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     task, sgd, parts = asked.task, asked.sgd, Parts()
     with parts.timed("forward_s", "outputs at the start"):
         f0 = outputs.at_the_start(task.apply_fn, start.params, task.joint.x)

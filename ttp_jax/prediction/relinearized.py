@@ -2,14 +2,14 @@
 
 from ttp_jax import trust
 from ttp_jax.kernel.choice import Computed
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import relinearization
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, require_together
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
+from ttp_jax.types import Cost
 
 
-def _predicted(asked: Asked, start: Start, expected: KernelCost) -> Found:
+def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:
     task, sgd, parts = asked.task, asked.sgd, Parts()
     given = asked.kernel if isinstance(asked.kernel, Computed) else None
     assert asked.relinearize is not None

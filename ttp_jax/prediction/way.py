@@ -8,14 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ttp_jax.kernel.choice import Computed
-from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.optimizers import Optimizer
 from ttp_jax.prediction.asked import Asked
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
 from ttp_jax.timing import Seconds, measured
-from ttp_jax.types import Kept, Task, Trust
+from ttp_jax.types import Cost, Kept, Task, Trust
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class Way(NamedTuple):
 
     require: Callable[[Asked], None]
     """Refuses what it cannot use, before anything is computed. Raises ``InputError``."""
-    predicted: Callable[[Asked, Start, KernelCost], Found]
+    predicted: Callable[[Asked, Start, Cost], Found]
     """The prediction."""
-    cost: Callable[[Asked], KernelCost] = Asked.kernel_cost
-    """What its kernel will take; nothing is computed yet."""
+    cost: Callable[[Asked], Cost] = Asked.kernel_cost
+    """What its kernel, or else what is in its place, will take; nothing is computed yet."""
 
 
 class Parts:
