@@ -131,7 +131,9 @@ def relinearized(
     with weight decay) and the dynamics; 6 (4) for one that is rejected, and a kernel where
     that is the reason.
 
-    Breaks when: the model is bent within single steps, where one kernel a step is spent.
+    Breaks when: the model is bent within single steps, where one kernel a step is spent; the
+    tolerance is above 0.5 or so, where pieces end at weights that no training would come to,
+    and curves are bent to the loss there (``experiments.frontier``).
     """
     require_tolerance(tolerance)
     described = kernel.described if isinstance(kernel, Computed) else kernel
