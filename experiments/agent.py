@@ -1,6 +1,6 @@
 """AGENT on sparse networks: what a corrected gradient saves in steps, and what it costs.
 
-    python -m experiments.agent paper --data data      some four hours, two idle cores
+    python -m experiments.agent paper --data data      some nine hours, two cores (a guess)
     python -m experiments.agent smoke                  half a minute
     python -m experiments.agent table                  from the records there are
 
@@ -14,15 +14,15 @@ below the limit of stability, which costs no training: of a ladder that reaches 
 and of one that does not. Every run is predicted too. Three tasks (embedded network on
 sign-language digits and on CIFAR-10, CIFAR ResNet-20 on clothes), three seeds.
 
-The time of ``paper`` is a guess: nine of its 144 runs took 35 minutes beside other work on the
-same two cores.
+The time of ``paper`` is a guess: a run of the embedded network takes one to two minutes on
+idle cores, one of ResNet-20 nine. 34 of the 144 are run.
 
-Expect (these nine; the two tasks of the embedded network at 10 and 20 %, seed 0): AGENT takes
-as many steps as without it (0.92 to 1.03 times), alpha-SVRG 0.85 times as many near the limit
-of stability and 0.93 times far from it, and both cost two to three and a half times the passes
-at every threshold. Ratios are predicted 0.02 to 0.15 off at the median, but at 7 of 25
-thresholds alone: the predicted curves fall with the real ones for a third of the run and then
-flatten (masks that stay) or explode (RigL; why was not looked into).
+Expect (these 34: seed 0 of the embedded network, and two runs of ResNet-20 at 10 %, which does
+not learn there): AGENT takes as many steps as without it (0.85 to 1.06 times), alpha-SVRG 0.86
+times as many near the limit of stability and 0.93 times far from it, and both cost 1.8 to three
+and a half times the passes at every threshold. Ratios are predicted 0.02 to 0.14 off at the
+median, but at 15 of 54 thresholds alone: the predicted curves fall with the real ones for a
+third of the run and then flatten (masks that stay) or explode (RigL; why was not looked into).
 """
 
 import dataclasses
