@@ -21,8 +21,9 @@ Expect (these 34: seed 0 of the embedded network, and two runs of ResNet-20 at 1
 not learn there): AGENT takes as many steps as without it (0.85 to 1.06 times), alpha-SVRG 0.86
 times as many near the limit of stability and 0.93 times far from it, and both cost 1.8 to three
 and a half times the passes at every threshold. Ratios are predicted 0.02 to 0.14 off at the
-median, but at 15 of 54 thresholds alone: the predicted curves fall with the real ones for a
-third of the run and then flatten (masks that stay) or explode (RigL; why was not looked into).
+median, but at 14 and 15 of 54 thresholds alone: the predicted curves fall with the real ones
+for a third of the run and then flatten (masks that stay) or explode (RigL; why was not looked
+into).
 """
 
 import dataclasses
