@@ -154,8 +154,7 @@ def _made(followed: Followed, built: study.Built, real: Curve) -> harness.Made:
         "pictures": trust.pictures_of(config),
     }
     # Which pictures they are, the record of the real run says.
-    data = {k: v for k, v in built.provenance["data"].items() if k != "indices"}
-    return harness.Made(result, {**built.provenance, "data": data})
+    return harness.Made(result, study.without_pictures(built.provenance))
 
 
 @dataclass(frozen=True)
@@ -260,8 +259,7 @@ def _draw_errors(axis, rows: Sequence[Time]) -> str:
                 if not len(error):
                     continue
                 saving = float(np.median([t.cheaper for t in of]))
-                middle = float(np.median(error))
-                most = float(np.quantile(error, 0.95, method="higher"))
+                middle, most = _middle_and_most(error)
                 points.append((saving * 1.04**beside, middle, min(most, HIGHEST)))
                 cells.append(
                     [network, kind, f"{passes:g}", str(len(error)), f"{saving:.0f}"]
@@ -301,20 +299,25 @@ def _by_spent(rows: Sequence[Time]) -> str:
                 (t.spent, t.error)
                 for t in rows
                 if (t.network, t.full_batch) == (network, full)
-                and t.spent
+                and t.spent is not None
                 and t.error is not None
             ]
             for low, high in itertools.pairwise(SPENT):
                 error = np.array([error for spent, error in of if low <= spent < high])
                 if not len(error):
                     continue
-                most = np.quantile(error, 0.95, method="higher")
-                shares = (np.median(error), most, np.mean(error > chances.ERROR))
+                shares = *_middle_and_most(error), float(np.mean(error > chances.ERROR))
                 between = f"{low:g} to {high:g}" if np.isfinite(high) else f"over {low:g}"
-                cells.append([network, kind, between, str(len(error))])
-                cells[-1] += [harness.percent(float(share)) for share in shares]
+                cells.append(
+                    [network, kind, between, str(len(error)), *map(harness.percent, shares)]
+                )
     head = ["network", "steps", "passes to the time", "times", "median", "95 % within"]
     return harness.table([*head, "more than 20 % off"], cells)
+
+
+def _middle_and_most(error: np.ndarray) -> tuple[float, float]:
+    """Median, and what 95 % lie within."""
+    return float(np.median(error)), float(np.quantile(error, 0.95, method="higher"))
 
 
 def _draw_scatter(axis, rows: Sequence[Time]) -> None:

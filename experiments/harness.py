@@ -215,12 +215,14 @@ _KERNELS = study.Kernels(kept=10)
 kernel that is needed next would be the one just gone."""
 
 
-def studied(command: study.Command, config: study.Config, out: Path) -> tuple[Record, Path]:
+def studied(
+    command: study.Command, config: study.Config, out: Path, *, pictures: bool = True
+) -> tuple[Record, Path]:
     """``study.run``, where runs that differ in the optimiser alone share their kernel.
 
     Its seconds stand in the record of each as if it had been computed there.
     """
-    return study.run(command, config, out=out, kernels=_KERNELS)
+    return study.run(command, config, out=out, kernels=_KERNELS, pictures=pictures)
 
 
 def percent(value: float) -> str:

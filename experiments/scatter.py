@@ -32,6 +32,7 @@ and 11 to 36 % mended.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,20 @@ def _tasks(data: Path, networks: list[dict]) -> list[study.Config]:
 def run(config: study.Config, out: Path) -> None:
     """The comparison, a cheaper kernel, and the baselines that are predictions themselves."""
     harness.studied("compare", config, out)
+    predict = partial(harness.studied, "predict", out=out, pictures=False)
     sketched = dataclasses.replace(config, **SKETCH)
-    harness.studied("predict", sketched, out)
-    harness.studied("predict", dataclasses.replace(sketched, mend=mending.MENDS), out)
+    predict(sketched)
+    predict(dataclasses.replace(sketched, mend=mending.MENDS))
     last_layer = dataclasses.replace(config, kernel_outputs="last_layer")
-    harness.studied("predict", last_layer, out)
+    predict(last_layer)
     for kind, shares in ((config, SHARES), (sketched, SKETCHED_SHARES)):
         for share in shares:
             count = round(share * config.classes * config.per_class)
             if count >= extrapolation.FEWEST:
                 few = dataclasses.replace(kind, kernel_samples=count)
-                harness.studied("predict", few, out)
+                predict(few)
     if config.seed == 0:
-        harness.studied("predict", dataclasses.replace(config, weights="random"), out)
+        predict(dataclasses.replace(config, weights="random"))
 
 
 def of_kind(table: Sequence[dict], *, full: bool) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Runs that share a kernel."""
+"""Runs that share a kernel, and what their records hold."""
 
 import dataclasses
 
@@ -54,6 +54,25 @@ def test_options_left_alone_name_no_run(tmp_path):
     assert record.run_id == "predict-7b4d0b0ef4"
     assert "held_out" not in record.result
     assert "held_out_indices" not in record.provenance["data"]
+
+
+@pytest.mark.slow
+def test_pictures_are_left_out_only_where_asked(tmp_path):
+    small = dataclasses.replace(SMALL, mend=0)
+    listed, bare = (
+        study.run(
+            "predict",
+            small,
+            out=tmp_path / str(pictures),
+            pictures=pictures,
+            say=lambda line: None,
+        )[0]
+        for pictures in (True, False)
+    )
+    assert len(listed.provenance["data"]["indices"]) == 15
+    data = {k: v for k, v in listed.provenance["data"].items() if k != "indices"}
+    assert bare.provenance["data"] == data
+    assert bare.run_id == listed.run_id
 
 
 def test_the_oldest_kernel_goes_first(tmp_path):

@@ -301,6 +301,7 @@ def run(
     out: Path,
     force: bool = False,
     kernels: Kernels | None = None,
+    pictures: bool = True,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> tuple[records.Record, Path]:
     """Do what the command says and keep its record; a finished run is read, not repeated.
@@ -312,6 +313,7 @@ def run(
         force: Run again although there is a record.
         kernels: Of earlier runs; a kernel found there is not computed again, and its
             seconds count as this run's all the same.
+        pictures: Whether the record lists the pictures; :func:`without_pictures`.
         say: Receives a line on what is going on.
 
     Returns:
@@ -432,11 +434,20 @@ def run(
         run_id=run_id,
         config=plain(config),
         result=result,
-        provenance={**built.provenance, **records.environment()},
+        provenance={
+            **(built.provenance if pictures else without_pictures(built.provenance)),
+            **records.environment(),
+        },
         curves=curves,
         arrays=found.arrays,
     )
     return record, records.write(out, record)
+
+
+def without_pictures(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """For a record beside another one that lists the pictures of the same task."""
+    data = {k: v for k, v in provenance["data"].items() if k != "indices"}
+    return {**provenance, "data": data}
 
 
 def identified(command: str, config: Config, built: Built) -> str:
