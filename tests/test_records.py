@@ -47,6 +47,18 @@ def test_round_trip(tmp_path):
     assert '\n"result":{\n"loss_initial":1.0,\n"bad":null\n},\n' in text
 
 
+def test_curves_are_stored_in_single_precision_and_what_is_finite_stays_so(tmp_path):
+    exploded = dataclasses.replace(
+        curve(), loss=np.array([1 / 3, 1e200, np.inf]), operations=np.array([0.0, 1 / 3, 1.0])
+    )
+    written = dataclasses.replace(record(), curves={"predicted": exploded})
+    back = records.load(records.write(tmp_path, written)).curves["predicted"]
+    most = float(np.finfo(np.float32).max)
+    np.testing.assert_array_equal(back.loss, [float(np.float32(1 / 3)), most, np.inf])
+    assert back.loss.dtype == np.float64
+    np.testing.assert_array_equal(back.operations, exploded.operations)
+
+
 def test_held_out_curves_and_their_bands_round_trip(tmp_path):
     banded = dataclasses.replace(
         curve(2.0), trust=None, timings={}, flops=0.0, loss_quantiles={0.15: np.arange(3.0)}

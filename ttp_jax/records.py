@@ -175,15 +175,32 @@ def load(folder: Path) -> Record:
 
 
 def _series(name: str, curve: Curve) -> dict[str, np.ndarray]:
-    """The arrays of a curve as they are stored."""
+    """The arrays of a curve as they are stored: what was read in single precision, as training
+    is; operations, which are counted, as they are."""
     bands = {
         f"{name}_{kind}_{level:g}": values
         for kind in _BANDS
         for level, values in (getattr(curve, kind) or {}).items()
     }
+    read = {f"{name}_{kind}": getattr(curve, kind) for kind in _SERIES} | bands
+    stored = {key: _single(np.asarray(values)) for key, values in read.items()}
     if curve.operations is not None:
-        bands[f"{name}_operations"] = curve.operations
-    return {f"{name}_{kind}": getattr(curve, kind) for kind in _SERIES} | bands
+        stored[f"{name}_operations"] = curve.operations
+    return stored
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Half the room; what is finite stays so."""
+    if values.dtype != np.float64:
+        return values
+    most = np.finfo(np.float32).max
+    clipped = np.where(np.isinf(values), values, np.clip(values, -most, most))
+    return clipped.astype(np.float32)
+
+
+def _double(values: np.ndarray) -> np.ndarray:
+    """To reckon with."""
+    return values.astype(np.float64) if values.dtype == np.float32 else values
 
 
 def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]) -> Curve:
@@ -191,7 +208,7 @@ def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]
     held_out = name + _HELD_OUT
     there = f"{held_out}_{_SERIES[0]}" in series
     return Curve(
-        *(series[f"{name}_{kind}"] for kind in _SERIES),
+        *(_double(series[f"{name}_{kind}"]) for kind in _SERIES),
         loss_quantiles=_levels(series, f"{name}_loss_quantiles_"),
         accuracy_quantiles=_levels(series, f"{name}_accuracy_quantiles_"),
         trust=_trust(about.get("trust")),
@@ -205,7 +222,7 @@ def _curve(series: Mapping[str, np.ndarray], name: str, about: Mapping[str, Any]
 
 def _levels(series: Mapping[str, np.ndarray], prefix: str) -> dict | None:
     found = {
-        float(name.removeprefix(prefix)): values
+        float(name.removeprefix(prefix)): _double(values)
         for name, values in series.items()
         if name.startswith(prefix)
     }
