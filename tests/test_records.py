@@ -49,7 +49,9 @@ def test_round_trip(tmp_path):
 
 def test_curves_are_stored_in_single_precision_and_what_is_finite_stays_so(tmp_path):
     exploded = dataclasses.replace(
-        curve(), loss=np.array([1 / 3, 1e200, np.inf]), operations=np.array([0.0, 1 / 3, 1.0])
+        curve(),
+        loss=np.array([1 / 3, 1e200, np.inf]),
+        operations=np.array([0.0, 1 / 3, 1.0]),
     )
     written = dataclasses.replace(record(), curves={"predicted": exploded})
     back = records.load(records.write(tmp_path, written)).curves["predicted"]

@@ -70,12 +70,18 @@ def curvature(
     return jnp.stack(columns, axis=2)
 
 
-def accuracy(f: Float[Array, "n c"], targets: Float[Array, "n c"]) -> Float[Array, ""]:
-    """Share of samples whose largest output is their largest target.
+def hits(f: Float[Array, "n c"], targets: Float[Array, "n c"]) -> Float[Array, " n"]:
+    """1 of each sample whose largest output is its largest target, 0 of the others.
 
     With a single output (targets -1 and +1) the sign decides.
     """
     if f.shape[1] == 1:
-        return jnp.mean(((f > 0) == (targets > 0)).astype(f.dtype))
-    hit = jnp.argmax(f, axis=1) == jnp.argmax(targets, axis=1)
-    return jnp.mean(hit.astype(f.dtype))
+        hit = ((f > 0) == (targets > 0))[:, 0]
+    else:
+        hit = jnp.argmax(f, axis=1) == jnp.argmax(targets, axis=1)
+    return hit.astype(f.dtype)
+
+
+def accuracy(f: Float[Array, "n c"], targets: Float[Array, "n c"]) -> Float[Array, ""]:
+    """Share of samples that :func:`hits` counts."""
+    return jnp.mean(hits(f, targets))

@@ -175,8 +175,10 @@ def load(folder: Path) -> Record:
 
 
 def _series(name: str, curve: Curve) -> dict[str, np.ndarray]:
-    """The arrays of a curve as they are stored: what was read in single precision, as training
-    is; operations, which are counted, as they are."""
+    """The arrays of a curve as they are stored.
+
+    What was read in single precision, as training is; operations, which are counted, exactly.
+    """
     bands = {
         f"{name}_{kind}_{level:g}": values
         for kind in _BANDS

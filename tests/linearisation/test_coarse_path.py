@@ -90,11 +90,16 @@ def test_batches_have_the_classes_evenly_and_an_epoch_all_samples():
     assert not np.array_equal(batches, evenly_mixed(y, 5, 24, seed=4))
 
 
-def test_gradients_and_readings_are_counted(monkeypatch):
+@pytest.mark.parametrize("most", [2000, 9])
+def test_gradients_and_readings_are_counted(most, monkeypatch):
+    monkeypatch.setattr(coarse_path, "FEWEST", 5)
+    monkeypatch.setattr(coarse_path, "MOST", most)
     task = linear.task("cross_entropy")
+    x, y = np.asarray(task.x), np.asarray(task.y)
+    task = dataclasses.replace(task, held_out=(x[:8], y[:8]))
     sgd = ttp.SGD(0.01, 0.5, batch_size=4)
     seen = {"gradients": 0, "read": 0}
-    follow, reader = coarse_path._followed, coarse_path.at_weights
+    follow, forward = coarse_path._followed, coarse_path.outputs.forward
 
     def followed(task, step, own, taken, seed):
         weights = follow(task, step, own, taken, seed)
@@ -103,19 +108,50 @@ def test_gradients_and_readings_are_counted(monkeypatch):
             seen["gradients"] += taken.batch
             yield w
 
-    def at_weights(task):
-        read = reader(task)
-
-        def counted(w):
-            seen["read"] += task.n + task.m
-            return read(w)
-
-        return counted
+    def counted(apply_fn, params, x):
+        seen["read"] += len(x)
+        return forward(apply_fn, params, x)
 
     monkeypatch.setattr(coarse_path, "_followed", followed)
-    monkeypatch.setattr(coarse_path, "at_weights", at_weights)
+    monkeypatch.setattr(coarse_path.outputs, "forward", counted)
     found = coarse_path.coarse_path(task, sgd, steps=300, passes=20)
     assert found.passes == 3 * seen["gradients"] + seen["read"]
+    every = 2 * coarse_path.PLACES * (task.n + task.m)
+    assert seen["read"] < 0.65 * every
+
+
+def test_few_samples_read_between_stand_for_all(monkeypatch):
+    """Where all are read the curve is theirs; between, the ratio changes little."""
+    monkeypatch.setattr(coarse_path, "ORDER", 1000)  # nothing is extrapolated
+    task, sgd = bent(), ttp.SGD(2e-3, 0.9, batch_size=5)
+    every = coarse_path.coarse_path(task, sgd, steps=2000, passes=64)
+    monkeypatch.setattr(coarse_path, "FEWEST", 6)
+    few = coarse_path.coarse_path(task, sgd, steps=2000, passes=64)
+    assert few.passes < every.passes
+    apart = np.abs(np.log(few.curves[0].loss / every.curves[0].loss))
+    np.testing.assert_allclose(apart[[0, -1]], 0, atol=1e-10)
+    assert 0 < apart.max() < 0.1
+
+
+def test_richardson_s_extrapolation_is_exact_where_the_error_is_of_its_order(monkeypatch):
+    """Curves ``log L = -t + C h^2``: what is left is that of steps of length one."""
+    task, sgd, steps = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=4), 400
+
+    taken = coarse_path.steps_of(task, sgd, steps=steps, passes=30)
+    fine = iter([True, True, False, False])
+
+    def of_run(seen, come, wanted):
+        h = steps / (taken.count if next(fine) else taken.half.count)
+        z = -wanted[:, None, None] + 0.01 * h**2
+        return np.concatenate([z, np.full_like(z, 0.5)], axis=2)
+
+    monkeypatch.setattr(coarse_path, "_joined", of_run)
+    found = coarse_path.coarse_path(task, sgd, steps=steps, passes=30)
+    come = np.sqrt(progress(sgd, steps))
+    np.testing.assert_allclose(np.log(found.curves[0].loss), 0.01 - come, rtol=1e-10)
+    half = 0.01 * (steps / taken.half.count) ** 2
+    np.testing.assert_allclose(np.log(found.coarser.loss), half - come, rtol=1e-10)
+    np.testing.assert_allclose(found.curves[0].accuracy, 0.5)
 
 
 def test_steps_that_are_too_long_are_told():

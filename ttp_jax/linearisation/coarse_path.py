@@ -7,10 +7,11 @@ al. (arXiv 1706.02677) read backwards, with small batches at high rates. No kern
 and what no linearisation sees, features that are learned, is followed.
 
 It is not free of training: it takes real gradients, of a few passes over the samples where the
-run itself takes many. A second one with half of the steps says what the first is good for.
+run itself takes many. A second one with half of the steps says what the first is good for, and
+how it would go on with more of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,23 +20,32 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.interpolate import PchipInterpolator
 
-from ttp_jax import sampling
+from ttp_jax import losses, outputs, sampling
 from ttp_jax.linearisation import calibration
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
-from ttp_jax.reading import Readings, at_weights
+from ttp_jax.reading import Readings
 from ttp_jax.types import InputError, Params, Task
 
 BATCH = 5
 """Samples a step, or more where the run itself has no more steps: for as many gradients in all,
 small batches make more and shorter steps, which is the more stable."""
 PLACES = 9
-"""So often the loss is read, of all samples, the start and the end with it."""
+"""So often the loss is read, the start and the end with it."""
+WHOLE = (0.0, 0.25, 0.5, 1.0)
+"""Of these shares of the places of the finer run all samples are read, elsewhere a few, whose
+loss is set right by what it is there: its ratio to that of all changes little on the way."""
+FEW, FEWEST = 0.1, 100
+"""The few: this share of the samples, and no fewer than so many."""
+MOST = 2000
+"""Of more samples so many, drawn with the classes evenly, stand for all that are read."""
 CLUSTERED = 1.7
 """Power by which the places lie nearer to the start, where curves are steep."""
 AVERAGED = 0.05
 """The weights are read as their mean over this share of the run before and after a place,
 which takes out what single batches do."""
+ORDER = 2
+"""By this power of the length of its steps the logarithm of the loss is taken to err."""
 
 
 class Coarse(NamedTuple):
@@ -43,9 +53,9 @@ class Coarse(NamedTuple):
 
     curves: tuple[Readings, ...]
     """At every step of the run that is predicted, of each of :attr:`Task.parts`; NaN from
-    where it has diverged."""
+    where it has diverged. Extrapolated where both runs get to the end."""
     coarser: Readings
-    """The first of them by half of the steps."""
+    """The first of them by half of the steps, not extrapolated."""
     passes: int
     """Forward passes of both, over those of one sample."""
     steps: int
@@ -104,10 +114,12 @@ def steps_of(task: Task, sgd: SGD, *, steps: int, passes: int | float) -> Steps:
 
 def passes_of(task: Task, taken: Steps) -> int:
     """Forward passes of single samples that a coarse run and that of half its steps take."""
-    return sum(
-        3 * one.batch * (one.count + one.extra) + len(places(one.count)) * (task.n + task.m)
-        for one in (taken, taken.half)
-    )
+    gradients = sum(one.batch * (one.count + one.extra) for one in (taken, taken.half))
+    fine, half = len(places(taken.count)), len(places(taken.half.count))
+    whole = len(_whole(fine))
+    sizes = [min(size, MOST) for size in task.sizes]
+    few = sum(_few(size) for size in sizes)
+    return 3 * gradients + whole * sum(sizes) + (fine - whole + half) * few
 
 
 def coarse_optimizer(sgd: SGD, taken: Steps, steps: int) -> SGD:
@@ -136,7 +148,11 @@ def coarse_path(
 
     Steps are those of :func:`coarse_optimizer`, on batches that have the classes evenly; one
     stands for that step of the run where :func:`progress` is the same. Losses are read at
-    :data:`PLACES` means of the weights and joined monotonically over ``sqrt(s)``.
+    :data:`PLACES` means of the weights, of all samples at some and of few at the others, and
+    joined monotonically, ``log L`` over ``sqrt(s)``. The curve is Richardson's extrapolation of
+    both runs from steps of ``h`` and ``2h`` to those of the run, of length 1:
+    ``log L + (log L - log L_half) (1 - h^-p)/(2^p - 1)``, ``p`` :data:`ORDER` (of the accuracy
+    as it is).
 
     Args:
         task: What would be trained; with views, every epoch of the coarse run takes new ones.
@@ -148,7 +164,8 @@ def coarse_path(
     Raises:
         InputError: As :func:`steps_of`.
 
-    Cost: ``4.5 passes n`` forward passes for gradients, ``2 PLACES (n + m)`` for reading.
+    Cost: ``4.7 passes n`` forward passes for gradients, and for reading some six a sample, of
+    at most :data:`MOST` samples.
 
     Breaks when: the steps of the run are near what the curvature allows, so that longer ones
     are unstable; the noise of its batches slows it, which the coarse run has more of; samples
@@ -156,19 +173,28 @@ def coarse_path(
     """
     taken = steps_of(task, sgd, steps=steps, passes=passes)
     way = progress(sgd, steps)
-    read, found = at_weights(task), []
     both = [(one, coarse_optimizer(sgd, one, steps)) for one in (taken, taken.half)]
     # Of both: they differ in rate and momentum alone, which it takes.
     step = jax.jit(calibration.step_in_weights(task, both[0][1]))
+    read = _Reader(task, seed)
+    joined = []
     with bar("coarse run", taken.count + taken.half.count) as advance:
         for order, (one, own) in enumerate(both):
             at = places(one.count)
-            weights = _followed(task, step, own, one, seed + order)
-            seen = np.array([read(w) for w in _means(weights, at, one.extra, advance)])
-            found.append(_joined(seen, progress(own, one.count)[at], way))
+            weights = _means(
+                _followed(task, step, own, one, seed + order), at, one.extra, advance
+            )
+            come = np.sqrt(progress(own, one.count)[at])
+            whole = _whole(len(at)) if order == 0 else []
+            few, bias = read.along(weights, whole, come)
+            joined.append([_joined(z, come, np.sqrt(way)) for z in (few, few + bias)])
+    (few, fine), (half, _) = joined
+    apart = few - half
+    share = (1.0 - (taken.count / steps) ** ORDER) / (2**ORDER - 1)
+    more = share * apart if np.isfinite(half).all() else 0.0
     return Coarse(
-        curves=found[0],
-        coarser=found[1][0],
+        curves=tuple(_readings(part) for part in np.moveaxis(fine + more, 1, 0)),
+        coarser=_readings((fine - apart)[:, 0]),
         passes=passes_of(task, taken),
         steps=taken.count,
     )
@@ -235,18 +261,106 @@ def _means(
             yield sums.pop(k)
 
 
+def _whole(places: int) -> list[int]:
+    """Which places are read of all samples."""
+    return np.unique(np.round(np.array(WHOLE) * (places - 1)).astype(int)).tolist()
+
+
+def _few(size: int) -> int:
+    """How many of a part are read elsewhere."""
+    return min(size, max(FEWEST, round(FEW * size)))
+
+
+class _Reader:
+    """``log L`` and accuracy along a path, of each of :attr:`Task.parts`."""
+
+    def __init__(self, task: Task, seed: int):
+        self.task = task
+        self.parts = [_thinned(part, seed) for part in task.parts]
+        self.rows: list[np.ndarray] = []
+        """Of each part the few, which the first reading of all chooses."""
+
+    def along(
+        self, weights: Iterator[Params], whole: Container[int], come: np.ndarray
+    ) -> tuple[Float[np.ndarray, "places parts 2"], Float[np.ndarray, "places parts 2"]]:
+        """Those of the few at all weights, and what they lack to those of all samples.
+
+        Args:
+            weights: Where to read.
+            whole: Of which of them all samples are read.
+            come: ``sqrt(s)`` there, over which what lacks is interpolated.
+        """
+        few, known, lacks = [], [], []
+        for place, w in enumerate(weights):
+            if place not in whole:
+                few.append(self._means(self._samples(w, self.rows)))
+                continue
+            seen = self._samples(w)
+            self.rows = self.rows or [_spread(part[:, 0]) for part in seen]
+            few.append(
+                self._means([part[of] for part, of in zip(seen, self.rows, strict=True)])
+            )
+            known.append(come[place])
+            lacks.append(self._means(seen) - few[-1])
+        few = np.array(few)
+        if not lacks:
+            return few, np.zeros_like(few)
+        flat = np.array(lacks).reshape(len(lacks), -1)
+        bias = [np.interp(come, known, column) for column in flat.T]
+        return few, np.stack(bias, axis=1).reshape(few.shape)
+
+    def _samples(
+        self, w: Params, rows: Sequence[np.ndarray] | None = None
+    ) -> list[Float[np.ndarray, "n 2"]]:
+        """Loss of each sample, and whether it is right."""
+        found = []
+        for k, (x, targets) in enumerate(self.parts):
+            of = slice(None) if rows is None else rows[k]
+            f = jnp.asarray(outputs.forward(self.task.apply_fn, w, x[of]))
+            y = jnp.asarray(targets[of], f.dtype)
+            each = losses.per_sample(self.task.loss, f, y), losses.hits(f, y)
+            found.append(np.stack([np.asarray(v, float) for v in each], axis=1))
+        return found
+
+    def _means(self, seen: Sequence[np.ndarray]) -> Float[np.ndarray, "parts 2"]:
+        means = np.array([part.mean(axis=0) for part in seen])
+        means[:, 0] = np.log(np.maximum(means[:, 0], np.finfo(float).tiny))
+        return means
+
+
+def _thinned(part: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of at most :data:`MOST` samples."""
+    x, targets = np.asarray(part.x), part.targets
+    if part.n <= MOST:
+        return x, targets
+    rows = evenly_mixed(part.y, 1, MOST, seed).reshape(-1)
+    return x[rows], targets[rows]
+
+
+def _spread(loss: Float[np.ndarray, " n"]) -> Int[np.ndarray, " few"]:
+    """Few samples evenly through all in the order of their loss."""
+    few = _few(len(loss))
+    places = (np.arange(few) + 0.5) * len(loss) / few
+    return np.sort(np.argsort(loss, kind="stable")[places.astype(int)])
+
+
 def _joined(
     seen: Float[np.ndarray, "places parts 2"],
-    at: Float[np.ndarray, " places"],
-    way: Float[np.ndarray, " T1"],
-) -> tuple[Readings, ...]:
-    """Curves over every step of the run through what was read."""
+    come: Float[np.ndarray, " places"],
+    wanted: Float[np.ndarray, " T1"],
+) -> Float[np.ndarray, "T1 parts 2"]:
+    """What was read, at every step of the run; NaN from where it has diverged."""
     fine = int(np.isfinite(seen).all(axis=(1, 2)).cumprod().sum())
-    curves = np.full((len(way), *seen.shape[1:]), np.nan)
-    if fine > 1:
-        through = PchipInterpolator(np.sqrt(at[:fine]), seen[:fine], extrapolate=False)
-        curves = through(np.sqrt(np.minimum(way, at[-1])))
-    return tuple(Readings(*curves[:, part].T) for part in range(seen.shape[1]))
+    if fine < 2:
+        return np.full((len(wanted), *seen.shape[1:]), np.nan)
+    through = PchipInterpolator(come[:fine], seen[:fine], extrapolate=False)
+    return through(np.minimum(wanted, come[-1]))
+
+
+def _readings(z: Float[np.ndarray, "T1 2"]) -> Readings:
+    """Loss and accuracy of ``log L`` and accuracy."""
+    with np.errstate(over="ignore"):
+        return Readings(np.exp(z[:, 0]), np.clip(z[:, 1], 0.0, 1.0))
 
 
 @jax.jit
