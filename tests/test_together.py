@@ -22,7 +22,7 @@ from ttp_jax.groups import cut_at, grouped
 from ttp_jax.kernel.empirical import empirical_ntk, grouped_ntk
 from ttp_jax.linearisation import mending
 from ttp_jax.training.sparse import sparse
-from ttp_jax.types import InputError, Masked
+from ttp_jax.types import InputError, Masked, apply_masks
 
 STEPS, CYCLES = 22, 4
 FREEZE = FreezeOut(0.5, "linear")
@@ -154,7 +154,7 @@ def test_the_real_run_is_optax_put_together():
     )
     optimizer = sparse(inner, MASKS, STEPS)
     state = optimizer.init(task.params)
-    w = masks_of.apply(state.masks, task.params)
+    w = apply_masks(state.masks, task.params)
     gradient = jax.jit(jax.grad(outputs.batch_loss(task)))
     y, found = jnp.asarray(task.targets), []
     for k, rows in enumerate(sgd.batches(task.n, STEPS, 3)):

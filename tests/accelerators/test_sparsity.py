@@ -10,7 +10,7 @@ from tests.bent import bent
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.kernel import empirical
-from ttp_jax.types import InputError, Masked
+from ttp_jax.types import InputError, Masked, apply_masks
 
 SHAPES = [(3, 3, 4, 8), (64, 10), (20, 20), (5, 2)]
 PARAMS = {"a": np.ones((20, 30)), "b": np.ones(7), "c": np.ones((3, 3, 4, 5))}
@@ -68,7 +68,7 @@ def test_an_update_drops_the_smallest_and_grows_as_many(grow, dropped):
     rng = np.random.default_rng(1)
     sparse = Sparsity(0.2, grow=grow)
     masks = masks_of.first_masks(PARAMS, sparse)
-    w = masks_of.apply(
+    w = apply_masks(
         masks, jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape)), PARAMS)
     )
     g = jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape)), PARAMS)
@@ -143,7 +143,7 @@ def test_the_drop_share_falls_by_half_a_cosine():
 def test_the_masked_kernel_is_that_of_the_columns_that_are_left():
     task = bent("mse")
     masks = masks_of.first_masks(task.params, Sparsity(0.3, seed=2))
-    w = masks_of.apply(masks, task.params)
+    w = apply_masks(masks, task.params)
     flat, unravel = jax.flatten_util.ravel_pytree(w)
     jac = jax.jacrev(lambda v: task.apply_fn(unravel(v), task.x).reshape(-1))(flat)
     left = np.asarray(jac) * np.asarray(jax.flatten_util.ravel_pytree(masks)[0], float)

@@ -17,7 +17,7 @@ from ttp_jax.accelerators.sparsity import Sparsity
 from ttp_jax.attacks import Attack
 from ttp_jax.training.plain import optax_of
 from ttp_jax.training.sparse import sparse
-from ttp_jax.types import InputError
+from ttp_jax.types import InputError, apply_masks
 
 STEPS = 23
 STATIC = Sparsity(0.5)
@@ -79,7 +79,7 @@ def test_masks_keep_their_density_after_every_step(sparsity):
     inner = optax_of(MOMENTUM, STEPS, task.params)
     optimizer = sparse(inner, sparsity, STEPS)
     state = optimizer.init(task.params)
-    w = masks_of.apply(state.masks, task.params)
+    w = apply_masks(state.masks, task.params)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
 
     @jax.jit

@@ -23,7 +23,6 @@ StartMask = Literal["random", "magnitude"]
 Spread = Literal["erk", "uniform"]
 Masks = Any
 """A pytree like the weights', of booleans: ``True`` where a weight is there."""
-apply = apply_masks
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,7 @@ def masked_task(task: Task, masks: Masks) -> Task:
     return replace(
         task,
         apply_fn=Masked(task.apply_fn, masks),
-        params=apply(masks, task.params),
+        params=apply_masks(masks, task.params),
     )
 
 

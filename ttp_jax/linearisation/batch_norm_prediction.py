@@ -27,7 +27,7 @@ from ttp_jax.kernel import classes
 from ttp_jax.linearisation import calibration
 from ttp_jax.optimizers import SGD
 from ttp_jax.reading import Readings, at_weights
-from ttp_jax.types import InputError, Params, Task, Trust
+from ttp_jax.types import Params, Task, Trust
 
 BATCHES = 8
 """So many mini-batches of an epoch are looked at, or all of it where it has fewer."""
@@ -319,16 +319,3 @@ def _gap(
     moved = inferring(task, statistics(task, w, sgd, seed=seed))
     f = outputs.forward(moved.apply_fn, w, task.x)
     return trust.linearization_gap(f, way.outputs, f0)
-
-
-def require_plain(asked: list[str]) -> None:
-    """Refuse what is not predicted with BatchNorm in training mode.
-
-    Raises:
-        InputError: Anything was asked for.
-    """
-    if asked:
-        raise InputError(
-            "BatchNorm in training mode is predicted by solver 'simulate' of SGD, once "
-            f"linearised, with the exact kernel, got {', '.join(asked)}; leave these out"
-        )

@@ -1,6 +1,5 @@
 """The prediction of a run whose groups of weights have rates of their own."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -168,16 +167,3 @@ def _moved(start: Linearised, place: Place) -> Params:
         ((1 - place.shrink[g]) * leaf - by_group[g][k]).astype(leaf.dtype)
         for k, (leaf, g) in enumerate(zip(leaves, groups.of_leaf, strict=True))
     )
-
-
-def require_groups(asked: Sequence[str]) -> None:
-    """Refuse what is not predicted for groups of weights.
-
-    Raises:
-        InputError: Anything was asked for.
-    """
-    if asked:
-        raise InputError(
-            f"groups of weights are predicted by solvers 'simulate' and 'moments' of SGD, once "
-            f"linearised, got {', '.join(asked)}; leave these out"
-        )

@@ -9,7 +9,7 @@ dropped, the kernel by what was dropped and grown.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +30,7 @@ from ttp_jax.optimizers import SGD, Optimizer
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings, at_weights
 from ttp_jax.trust import linearization_gap
-from ttp_jax.types import Curve, InputError, Params, Task, Trust
+from ttp_jax.types import Curve, InputError, Params, Task, Trust, apply_masks
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def start_of(task: Task, sparsity: Sparsity | None) -> tuple[Params, Masks | Non
     if sparsity is None:
         return task.params, None
     masks = masks_of.first_masks(task.params, sparsity)
-    return masks_of.apply(masks, task.params), masks
+    return apply_masks(masks, task.params), masks
 
 
 def kernel_at_the_start(
@@ -245,16 +245,6 @@ def judged(
     return chances.judge(looks, curve, gap=max(found.gaps), **common), len(looks)
 
 
-def require_plain(refused: Sequence[str]) -> None:
-    """Raises: InputError: Options that do not go with masks and corrected gradients."""
-    if refused:
-        raise InputError(
-            "masked weights and corrected gradients are predicted for SGD by solver "
-            f"'simulate' and one kernel of all samples, got {', '.join(refused)}; leave "
-            "these out"
-        )
-
-
 def require_usable(
     task: Task,
     sgd: Optimizer,
@@ -287,7 +277,7 @@ def _at(task: Task, sparsity: Sparsity | None) -> Task:
 
 
 def _masked(masks: Masks | None, values: Params) -> Params:
-    return values if masks is None else masks_of.apply(masks, values)
+    return values if masks is None else apply_masks(masks, values)
 
 
 def _kernel(
@@ -352,8 +342,8 @@ def _regrowth(
         key = masks_of.update_key(sparsity, k)
         new = masks_of.moved(masks, w, g, counts, drops[k], key, grow=sparsity.grow)
         kept = jax.tree.map(jnp.logical_and, masks, new)
-        w = masks_of.apply(kept, w)
-        return w, None if v is None else masks_of.apply(kept, v), new
+        w = apply_masks(kept, w)
+        return w, None if v is None else apply_masks(kept, v), new
 
     return of
 

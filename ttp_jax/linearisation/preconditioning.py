@@ -19,7 +19,7 @@ from ttp_jax.dynamics.adaptive import Adapted, adapted
 from ttp_jax.kernel import empirical, taps
 from ttp_jax.optimizers import Adam
 from ttp_jax.timing import measured
-from ttp_jax.types import InputError, Params, Task
+from ttp_jax.types import Params, Task
 
 PLACES = 12
 """Of :func:`path_steps`."""
@@ -196,15 +196,6 @@ def along_the_path(
         run_s=made.run_s + spent_s,
         compile_s=made.compile_s + spent_compile_s,
     )
-
-
-def require_plain(refused: Sequence[str]) -> None:
-    """Raises: InputError: Options that a prediction of Adam does not have were asked for."""
-    if refused:
-        raise InputError(
-            "Adam is predicted by solver 'simulate' and the exact kernel alone, got "
-            f"{', '.join(refused)}; leave what was given there out, or take SGD"
-        )
 
 
 def cost(task: Task, *, memory_budget_bytes: int | None = None) -> empirical.KernelCost:

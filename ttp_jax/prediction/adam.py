@@ -9,7 +9,7 @@ from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import preconditioning
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.optimizers import Adam
-from ttp_jax.prediction.asked import Asked
+from ttp_jax.prediction.asked import Asked, refuse
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.types import Cost
 
@@ -20,7 +20,7 @@ def _require(asked: Asked) -> None:
         (described.name, described.outputs) != ("exact", "full")
     ):
         others.append("kernel")
-    preconditioning.require_plain(others)
+    refuse(others, "Adam is predicted by solver 'simulate' and the exact kernel alone")
 
 
 def _cost(asked: Asked) -> KernelCost:

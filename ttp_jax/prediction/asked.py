@@ -1,6 +1,7 @@
 """What one prediction was asked for, and which options go together."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -133,6 +134,20 @@ class Asked:
             "held_out": self.task.m != 0,
         }
         return [name for name, there in asked.items() if there and name not in usable]
+
+
+def refuse(others: Sequence[str], said: str) -> None:
+    """Refuse what a way of predicting cannot use.
+
+    Args:
+        others: From :meth:`Asked.others`, and what else was asked for.
+        said: What it can do.
+
+    Raises:
+        InputError: Anything was asked for.
+    """
+    if others:
+        raise InputError(f"{said}, got {', '.join(others)}; leave these out")
 
 
 def require_known(asked: Asked) -> None:

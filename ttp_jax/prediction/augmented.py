@@ -11,7 +11,7 @@ from ttp_jax.kernel.empirical import KernelCost
 from ttp_jax.linearisation import augmented_prediction, calibration
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction import linearised, mended
-from ttp_jax.prediction.asked import Asked
+from ttp_jax.prediction.asked import Asked, refuse
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.types import Cost, InputError
 
@@ -28,11 +28,11 @@ def _require(asked: Asked) -> None:
         others.append("a kernel that was computed before")
     if asked.views < 1:
         raise InputError(f"views must be at least 1, got {asked.views}")
-    if others:
-        raise InputError(
-            "augmented training is predicted by solver 'simulate' of SGD, with mends or once "
-            f"linearised, got {', '.join(others)}; leave these out"
-        )
+    refuse(
+        others,
+        "augmented training is predicted by solver 'simulate' of SGD, with mends or once "
+        "linearised",
+    )
 
 
 def _cost(asked: Asked) -> KernelCost:

@@ -4,7 +4,7 @@ from ttp_jax import outputs
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.linearisation import batch_norm_prediction
 from ttp_jax.linearisation.calibration import Start
-from ttp_jax.prediction.asked import Asked
+from ttp_jax.prediction.asked import Asked, refuse
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.types import Cost
 
@@ -15,7 +15,11 @@ def _require(asked: Asked) -> None:
         others.append("views")
     if isinstance(asked.kernel, Computed) or asked.described.name != "exact":
         others.append("a kernel")
-    batch_norm_prediction.require_plain(others)
+    refuse(
+        others,
+        "BatchNorm in training mode is predicted by solver 'simulate' of SGD, once linearised, "
+        "with the exact kernel",
+    )
 
 
 def _predicted(asked: Asked, start: Start, expected: Cost) -> Found:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ttp_jax import chances, outputs
 from ttp_jax.linearisation import coarse_path
 from ttp_jax.linearisation.calibration import Start
-from ttp_jax.prediction.asked import Asked
+from ttp_jax.prediction.asked import Asked, refuse
 from ttp_jax.prediction.way import Found, Parts, Way
 from ttp_jax.types import Cost, InputError
 
@@ -48,14 +48,10 @@ def require_check(asked: Asked) -> None:
 
 
 def _require_plain(asked: Asked, *usable: str) -> None:
-    refused = asked.others(*usable)
+    others = asked.others(*usable)
     if asked.task.batch_norm is not None:
-        refused.append("BatchNorm in training mode")
-    if refused:
-        raise InputError(
-            "a coarse run is of plain SGD on all weights, by the solver 'simulate', got "
-            f"{', '.join(refused)}; leave coarse and check or these out"
-        )
+        others.append("BatchNorm in training mode")
+    refuse(others, "a coarse run is of plain SGD on all weights, by the solver 'simulate'")
 
 
 def _steps(asked: Asked, passes: int | float | None) -> coarse_path.Steps:

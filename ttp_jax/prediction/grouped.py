@@ -3,7 +3,7 @@
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.linearisation import grouped_prediction
 from ttp_jax.linearisation.calibration import Start
-from ttp_jax.prediction.asked import Asked, require_kernel_of_task
+from ttp_jax.prediction.asked import Asked, refuse, require_kernel_of_task
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.types import Cost
 
@@ -18,7 +18,11 @@ def _require(asked: Asked) -> None:
         kernel.shares is None or len(kernel.shares) != groups.count
     ):
         others.append("a kernel without shares")
-    grouped_prediction.require_groups(others)
+    refuse(
+        others,
+        "groups of weights are predicted by solvers 'simulate' and 'moments' of SGD, once "
+        "linearised",
+    )
     require_kernel_of_task(asked)
 
 

@@ -3,13 +3,17 @@
 from ttp_jax.kernel.choice import Computed
 from ttp_jax.linearisation import masked_prediction, second_look
 from ttp_jax.linearisation.calibration import Start
-from ttp_jax.prediction.asked import Asked, require_kernel_of_task
+from ttp_jax.prediction.asked import Asked, refuse, require_kernel_of_task
 from ttp_jax.prediction.way import Found, Parts, Way, dynamics_flops
 from ttp_jax.types import Cost
 
 
 def _require(asked: Asked) -> None:
-    masked_prediction.require_plain(asked.others("masks", "correction", "held_out"))
+    refuse(
+        asked.others("masks", "correction", "held_out"),
+        "masked weights and corrected gradients are predicted for SGD by solver 'simulate' and "
+        "one kernel of all samples",
+    )
     masked_prediction.require_usable(
         asked.task,
         asked.sgd,

@@ -21,7 +21,7 @@ from ttp_jax.optimizers import Optimizer
 from ttp_jax.training.loop import Steps
 from ttp_jax.training.plain import optax_of
 from ttp_jax.training.sparse import sparse
-from ttp_jax.types import InputError, Params, Task
+from ttp_jax.types import InputError, Params, Task, apply_masks
 
 
 class Snapshot(NamedTuple):
@@ -97,7 +97,7 @@ def corrected_steps(
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     weights = jax.tree.map(jnp.asarray, task.params)
     if sparsity is not None:
-        weights = masks_of.apply(masks_of.first_masks(weights, sparsity), weights)
+        weights = apply_masks(masks_of.first_masks(weights, sparsity), weights)
     optimizer = optax.with_extra_args_support(optax_of(sgd, steps, weights))
     if sparsity is not None:
         optimizer = sparse(optimizer, sparsity, steps)

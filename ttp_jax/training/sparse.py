@@ -9,7 +9,7 @@ import optax
 
 from ttp_jax.accelerators import sparsity as masks_of
 from ttp_jax.accelerators.sparsity import Masks, Sparsity
-from ttp_jax.types import Params
+from ttp_jax.types import Params, apply_masks
 
 
 class SparseState(NamedTuple):
@@ -35,7 +35,7 @@ def sparse(
 
     ``update(gradients, state, params, raw=...)``: ``raw`` are the gradients that growth goes
     by, where ``gradients`` have been corrected. Initialise it with the masked weights
-    (:func:`ttp_jax.accelerators.sparsity.apply` with :attr:`SparseState.masks`).
+    (:func:`ttp_jax.types.apply_masks` with :attr:`SparseState.masks`).
 
     Args:
         inner: Any optimiser whose state holds, but for the likes of the weights, numbers that
@@ -52,7 +52,7 @@ def sparse(
 
     def init(params: Params) -> SparseState:
         masks = masks_of.first_masks(params, sparsity)
-        start = inner.init(masks_of.apply(masks, params))
+        start = inner.init(apply_masks(masks, params))
         return SparseState(jnp.zeros((), jnp.int32), masks, start)
 
     def update(updates, state, params=None, *, raw=None, **extra):
@@ -63,9 +63,9 @@ def sparse(
         def stepped(updates, raw, state, params):
             del raw
             found, after = inner.update(
-                masks_of.apply(state.masks, updates), state.inner, params
+                apply_masks(state.masks, updates), state.inner, params
             )
-            return masks_of.apply(state.masks, found), state.masks, after
+            return apply_masks(state.masks, found), state.masks, after
 
         def regrown(updates, raw, state, params):
             masks = masks_of.moved(
