@@ -102,7 +102,7 @@ def large(data: Path) -> list[Real]:
 
 
 def many(data: Path) -> list[Real]:
-    """4,000 pictures in the place of 750, the higher rates; of SGD one that brings it as far."""
+    """4,000 pictures, not 750, at the higher rates; of SGD at one that brings it as far."""
     more = MANY // (scatter.PROTOCOL.classes * scatter.PROTOCOL.per_class)
     common = dataclasses.replace(
         scatter.PROTOCOL,

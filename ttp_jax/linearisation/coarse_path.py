@@ -33,8 +33,9 @@ small batches make more and shorter steps, which is the more stable."""
 PLACES = 9
 """So often the loss is read, the start and the end with it."""
 WHOLE = (0.0, 0.25, 0.5, 1.0)
-"""Of these shares of the places of the finer run all samples are read, elsewhere a few, whose
-loss is set right by what it is there: its ratio to that of all changes little on the way."""
+"""At these shares of the places of the finer run all samples are read, elsewhere a few, whose
+loss is set right by what it is there: its ratio to that of all changes little on the way. All
+are read at every place of it where that is no more work than its gradients."""
 FEW, FEWEST = 0.1, 100
 """The few: this share of the samples, and no fewer than so many."""
 MOST = 2000
@@ -116,8 +117,8 @@ def passes_of(task: Task, taken: Steps) -> int:
     """Forward passes of single samples that a coarse run and that of half its steps take."""
     gradients = sum(one.batch * (one.count + one.extra) for one in (taken, taken.half))
     fine, half = len(places(taken.count)), len(places(taken.half.count))
-    whole = len(_whole(fine))
-    sizes = [min(size, MOST) for size in task.sizes]
+    whole = len(_whole(task, taken))
+    sizes = _sizes(task)
     few = sum(_few(size) for size in sizes)
     return 3 * gradients + whole * sum(sizes) + (fine - whole + half) * few
 
@@ -164,8 +165,8 @@ def coarse_path(
     Raises:
         InputError: As :func:`steps_of`.
 
-    Cost: ``4.7 passes n`` forward passes for gradients, and for reading some six a sample, of
-    at most :data:`MOST` samples.
+    Cost: ``4.7 passes n`` forward passes for gradients, and for reading six to ten a sample,
+    of at most :data:`MOST` samples.
 
     Breaks when: the steps of the run are near what the curvature allows, so that longer ones
     are unstable; the noise of its batches slows it, which the coarse run has more of; samples
@@ -185,7 +186,7 @@ def coarse_path(
                 _followed(task, step, own, one, seed + order), at, one.extra, advance
             )
             come = np.sqrt(progress(own, one.count)[at])
-            whole = _whole(len(at)) if order == 0 else []
+            whole = _whole(task, taken) if order == 0 else []
             few, bias = read.along(weights, whole, come)
             joined.append([_joined(z, come, np.sqrt(way)) for z in (few, few + bias)])
     (few, fine), (half, _) = joined
@@ -261,9 +262,17 @@ def _means(
             yield sums.pop(k)
 
 
-def _whole(places: int) -> list[int]:
-    """Which places are read of all samples."""
-    return np.unique(np.round(np.array(WHOLE) * (places - 1)).astype(int)).tolist()
+def _sizes(task: Task) -> list[int]:
+    """Samples of each of :attr:`Task.parts` that stand for all of it."""
+    return [min(size, MOST) for size in task.sizes]
+
+
+def _whole(task: Task, taken: Steps) -> list[int]:
+    """Which places of the finer run are read of all samples."""
+    at = np.arange(len(places(taken.count)))
+    if len(at) * sum(_sizes(task)) <= 3 * taken.batch * taken.count:
+        return at.tolist()
+    return np.unique(np.round(np.array(WHOLE) * at[-1]).astype(int)).tolist()
 
 
 def _few(size: int) -> int:
