@@ -51,9 +51,6 @@ from ttp_jax.types import Curve
 PASSES = (1.5, 2.5, 5.0)
 MAIN = 5.0
 """Of them, that which figures and the check of other predictions are of."""
-FEW_PASSES = (0.3, 1.0)
-"""Over many pictures: as many gradients as 1.5 and 5 passes over those of the other tasks."""
-MANY = 4000
 SPARE = 3
 """Seed of the tasks that the law is fitted to."""
 SHOWN = ("within_of_final", scatter.SHOWN)
@@ -101,25 +98,6 @@ def large(data: Path) -> list[Real]:
     return _with_spare([*scatter.paper(data), *scatter.accelerator(data)])
 
 
-def many(data: Path) -> list[Real]:
-    """4,000 pictures, not 750, at the higher rates; of SGD at one that brings it as far."""
-    more = MANY // (scatter.PROTOCOL.classes * scatter.PROTOCOL.per_class)
-    common = dataclasses.replace(
-        scatter.PROTOCOL,
-        data=f"npz:{data / 'datasets/cifar10_jpeg32.npz'}",
-        per_class=MANY // scatter.PROTOCOL.classes,
-    )
-    kinds = [
-        {"batch_size": None, "lr": 5e-4, "every": 2},
-        {"batch_size": 50, "lr": 1e-4 / more, "every": 5 * more},
-    ]
-    return [
-        Real(dataclasses.replace(common, seed=seed, **kind))
-        for seed in range(3)
-        for kind in kinds
-    ]
-
-
 def _with_spare(tasks: Sequence[study.Config]) -> list[Real]:
     """As they are, and those of the first seed once more with the spare one."""
     spare = [dataclasses.replace(t, seed=SPARE) for t in tasks if t.seed == tasks[0].seed]
@@ -133,7 +111,7 @@ def run(config: Real, out: Path) -> None:
     if known is None:
         harness.once("real", config, out, partial(_trained, config.task, built))
         known = records.load(out / records.run_id("real", harness.naming(config), {}))
-    for p in FEW_PASSES if built.task.n == MANY else PASSES:
+    for p in PASSES:
         followed = Followed(config.task, p)
         made = partial(_made, followed, built, known.curves["measured"])
         harness.once("coarse", followed, out, made)
@@ -176,16 +154,11 @@ def _made(followed: Followed, built: study.Built, real: Curve) -> harness.Made:
         "cheaper": 3 * (sgd.batch_size or task.n) * steps / found.passes,
         "coarse_steps": found.steps,
         "steps": steps,
-        "network": _network(config, task.n),
+        "network": scatter.network_of(dataclasses.asdict(config)),
         "pictures": trust.pictures_of(config),
     }
     # Which pictures they are, the record of the real run says.
     return harness.Made(result, study.without_pictures(built.provenance))
-
-
-def _network(config: study.Config, n: int) -> str:
-    name = scatter.network_of(dataclasses.asdict(config))
-    return f"{name}, {n:,} pictures" if n == MANY else name
 
 
 @dataclass(frozen=True)
@@ -453,7 +426,7 @@ def _networks(rows: Sequence[Time]) -> list[str]:
 
 
 EXPERIMENT = harness.Experiment(
-    "coarse", {"smoke": smoke, "paper": paper, "large": large, "many": many}, run, draw
+    "coarse", {"smoke": smoke, "paper": paper, "large": large}, run, draw
 )
 
 if __name__ == "__main__":

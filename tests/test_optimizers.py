@@ -127,3 +127,15 @@ def test_stability_limit_is_where_a_mode_starts_to_grow(momentum, nesterov):
 
     limit = sgd.stability_limit()
     assert growth(limit * 0.999) < 1 < growth(limit * 1.001)
+
+
+def test_batches_have_the_classes_evenly_and_an_epoch_all_samples():
+    y = np.repeat(np.arange(5), 12)
+    batches = sampling.evenly_mixed(y, 5, 24, seed=3)
+    for epoch in (batches[:12], batches[12:]):
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(60))
+    counts = np.array([np.bincount(y[batch], minlength=5) for batch in batches])
+    assert counts.min() >= 0
+    assert counts.max() <= 2
+    assert np.abs(np.cumsum(counts[:12], axis=0) - np.arange(1, 13)[:, None]).max() <= 1
+    assert not np.array_equal(batches, sampling.evenly_mixed(y, 5, 24, seed=4))

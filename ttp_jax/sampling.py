@@ -1,7 +1,7 @@
 """The stream of mini-batches: one list of indices, read by the dynamics and by training."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int
@@ -58,6 +58,26 @@ def batches(
         for _ in range(-(-steps // per_epoch))
     ]
     return np.concatenate([np.zeros((0, batch_size), int), *epochs])[:steps]
+
+
+def evenly_mixed(y: Any, size: int, steps: int, seed: int) -> Int[np.ndarray, "T B"]:
+    """Batches of shuffled epochs in which every stretch has the classes in their proportion.
+
+    Between classes the gradients differ most, so that batches differ less. Of targets that are
+    no labels epochs are only shuffled.
+    """
+    y = np.asarray(y)
+    labels = y if y.ndim == 1 else np.zeros(len(y), int)
+    rng = np.random.Generator(np.random.Philox(seed))
+    per_epoch = steps_per_epoch(len(y), size)
+    epochs = []
+    for _ in range(-(-steps // per_epoch)):
+        members = [rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
+        # Evenly over the epoch, each class beginning at its own time.
+        when = [(np.arange(len(of)) + rng.random()) / len(of) for of in members]
+        order = np.concatenate(members)[np.argsort(np.concatenate(when), kind="stable")]
+        epochs.append(order[: per_epoch * size].reshape(per_epoch, size))
+    return np.concatenate(epochs)[:steps]
 
 
 def steps_per_epoch(n: int, batch_size: int | None) -> int:

@@ -12,11 +12,10 @@ from tests import linear
 from tests.bent import bent
 from tests.conftest import ROOT
 from ttp_jax import chances, records, schedules
-from ttp_jax.linearisation import coarse_path
+from ttp_jax.linearisation import coarse_path, few_readings
 from ttp_jax.linearisation.coarse_path import (
     Steps,
     coarse_optimizer,
-    evenly_mixed,
     progress,
 )
 
@@ -78,28 +77,16 @@ def test_momentum_forgets_as_fast_and_the_length_is_kept():
         assert progress(own, taken.count)[-1] == pytest.approx(progress(sgd, steps)[-1])
 
 
-def test_batches_have_the_classes_evenly_and_an_epoch_all_samples():
-    y = np.repeat(np.arange(5), 12)
-    batches = evenly_mixed(y, 5, 24, seed=3)
-    for epoch in (batches[:12], batches[12:]):
-        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(60))
-    counts = np.array([np.bincount(y[batch], minlength=5) for batch in batches])
-    assert counts.min() >= 0
-    assert counts.max() <= 2
-    assert np.abs(np.cumsum(counts[:12], axis=0) - np.arange(1, 13)[:, None]).max() <= 1
-    assert not np.array_equal(batches, evenly_mixed(y, 5, 24, seed=4))
-
-
 @pytest.mark.parametrize(("passes", "most"), [(2, 2000), (2, 9), (20, 9)])
 def test_gradients_and_readings_are_counted(passes, most, monkeypatch):
-    monkeypatch.setattr(coarse_path, "FEWEST", 5)
-    monkeypatch.setattr(coarse_path, "MOST", most)
+    monkeypatch.setattr(few_readings, "FEWEST", 5)
+    monkeypatch.setattr(few_readings, "MOST", most)
     task = linear.task("cross_entropy")
     x, y = np.asarray(task.x), np.asarray(task.y)
     task = dataclasses.replace(task, held_out=(x[:8], y[:8]))
     sgd = ttp.SGD(0.01, 0.5, batch_size=4)
     seen = {"gradients": 0, "read": 0}
-    follow, forward = coarse_path._followed, coarse_path.outputs.forward
+    follow, forward = coarse_path._followed, few_readings.outputs.forward
 
     def followed(task, step, own, taken, seed):
         weights = follow(task, step, own, taken, seed)
@@ -113,7 +100,7 @@ def test_gradients_and_readings_are_counted(passes, most, monkeypatch):
         return forward(apply_fn, params, x)
 
     monkeypatch.setattr(coarse_path, "_followed", followed)
-    monkeypatch.setattr(coarse_path.outputs, "forward", counted)
+    monkeypatch.setattr(few_readings.outputs, "forward", counted)
     found = coarse_path.coarse_path(task, sgd, steps=300, passes=passes)
     assert found.passes == 3 * seen["gradients"] + seen["read"]
     every = 2 * coarse_path.PLACES * (task.n + task.m)
@@ -127,7 +114,7 @@ def test_few_samples_read_between_stand_for_all(monkeypatch):
     every = coarse_path.coarse_path(task, sgd, steps=2000, passes=2.5)
     apart = []
     for fewest in (task.n // 5, task.n // 2, task.n - 2):
-        monkeypatch.setattr(coarse_path, "FEWEST", fewest)
+        monkeypatch.setattr(few_readings, "FEWEST", fewest)
         few = coarse_path.coarse_path(task, sgd, steps=2000, passes=2.5)
         assert few.passes < every.passes
         found = np.abs(np.log(few.curves[0].loss / every.curves[0].loss))

@@ -11,8 +11,8 @@ run itself takes many. A second one with half of the steps says what the first i
 how it would go on with more of them.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.interpolate import PchipInterpolator
 
-from ttp_jax import losses, outputs, sampling
-from ttp_jax.linearisation import calibration
+from ttp_jax import sampling
+from ttp_jax.linearisation import calibration, few_readings
+from ttp_jax.linearisation.few_readings import Reader
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
@@ -33,13 +34,8 @@ small batches make more and shorter steps, which is the more stable."""
 PLACES = 9
 """So often the loss is read, the start and the end with it."""
 WHOLE = (0.0, 0.25, 0.5, 1.0)
-"""At these shares of the places of the finer run all samples are read, elsewhere a few, whose
-loss is set right by what it is there: its ratio to that of all changes little on the way. All
-are read at every place of it where that is no more work than its gradients."""
-FEW, FEWEST = 0.1, 100
-"""The few: this share of the samples, and no fewer than so many."""
-MOST = 2000
-"""Of more samples so many, drawn with the classes evenly, stand for all that are read."""
+"""At these shares of the places of the finer run all samples are read, elsewhere a few. All are
+read at every place of it where that is no more work than its gradients."""
 CLUSTERED = 1.7
 """Power by which the places lie nearer to the start, where curves are steep."""
 AVERAGED = 0.05
@@ -118,8 +114,8 @@ def passes_of(task: Task, taken: Steps) -> int:
     gradients = sum(one.batch * (one.count + one.extra) for one in (taken, taken.half))
     fine, half = len(places(taken.count)), len(places(taken.half.count))
     whole = len(_whole(task, taken))
-    sizes = _sizes(task)
-    few = sum(_few(size) for size in sizes)
+    sizes = few_readings.sizes(task)
+    few = sum(few_readings.few(size) for size in sizes)
     return 3 * gradients + whole * sum(sizes) + (fine - whole + half) * few
 
 
@@ -166,7 +162,7 @@ def coarse_path(
         InputError: As :func:`steps_of`.
 
     Cost: ``4.7 passes n`` forward passes for gradients, and for reading six to ten a sample,
-    of at most :data:`MOST` samples.
+    of at most :data:`ttp_jax.linearisation.few_readings.MOST` samples.
 
     Breaks when: the steps of the run are near what the curvature allows, so that longer ones
     are unstable; the noise of its batches slows it, which the coarse run has more of; samples
@@ -177,7 +173,7 @@ def coarse_path(
     both = [(one, coarse_optimizer(sgd, one, steps)) for one in (taken, taken.half)]
     # Of both: they differ in rate and momentum alone, which it takes.
     step = jax.jit(calibration.step_in_weights(task, both[0][1]))
-    read = _Reader(task, seed)
+    reader = Reader(task, seed)
     joined = []
     with bar("coarse run", taken.count + taken.half.count) as advance:
         for order, (one, own) in enumerate(both):
@@ -187,8 +183,8 @@ def coarse_path(
             )
             come = np.sqrt(progress(own, one.count)[at])
             whole = _whole(task, taken) if order == 0 else []
-            few, bias = read.along(weights, whole, come)
-            joined.append([_joined(z, come, np.sqrt(way)) for z in (few, few + bias)])
+            few, lacks = reader.along(weights, whole, come)
+            joined.append([_joined(z, come, np.sqrt(way)) for z in (few, few + lacks)])
     (few, fine), (half, _) = joined
     apart = few - half
     share = (1.0 - (taken.count / steps) ** ORDER) / (2**ORDER - 1)
@@ -206,26 +202,6 @@ def places(count: int) -> Int[np.ndarray, " places"]:
     return np.unique(np.round(count * np.linspace(0, 1, PLACES) ** CLUSTERED).astype(int))
 
 
-def evenly_mixed(y: Any, size: int, steps: int, seed: int) -> Int[np.ndarray, "T B"]:
-    """Batches of shuffled epochs in which every stretch has the classes in their proportion.
-
-    Between classes the gradients differ most, so that batches differ less. Of targets that are
-    no labels epochs are only shuffled.
-    """
-    y = np.asarray(y)
-    labels = y if y.ndim == 1 else np.zeros(len(y), int)
-    rng = np.random.Generator(np.random.Philox(seed))
-    per_epoch = sampling.steps_per_epoch(len(y), size)
-    epochs = []
-    for _ in range(-(-steps // per_epoch)):
-        members = [rng.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
-        # Evenly over the epoch, each class beginning at its own time.
-        when = [(np.arange(len(of)) + rng.random()) / len(of) for of in members]
-        order = np.concatenate(members)[np.argsort(np.concatenate(when), kind="stable")]
-        epochs.append(order[: per_epoch * size].reshape(per_epoch, size))
-    return np.concatenate(epochs)[:steps]
-
-
 def _followed(
     task: Task, step: Callable, own: SGD, taken: Steps, seed: int
 ) -> Iterator[Params]:
@@ -235,7 +211,7 @@ def _followed(
     w = jax.tree.map(jnp.asarray, task.params)
     v = calibration.at_rest(own, w)
     yield w
-    stream = evenly_mixed(task.y, taken.batch, taken.count + taken.extra, seed)
+    stream = sampling.evenly_mixed(task.y, taken.batch, taken.count + taken.extra, seed)
     for k, rows in enumerate(stream):
         if task.views is not None and k % per_epoch == 0:
             x = jnp.asarray(task.view(k // per_epoch))
@@ -262,95 +238,12 @@ def _means(
             yield sums.pop(k)
 
 
-def _sizes(task: Task) -> list[int]:
-    """Samples of each of :attr:`Task.parts` that stand for all of it."""
-    return [min(size, MOST) for size in task.sizes]
-
-
 def _whole(task: Task, taken: Steps) -> list[int]:
     """Which places of the finer run are read of all samples."""
     at = np.arange(len(places(taken.count)))
-    if len(at) * sum(_sizes(task)) <= 3 * taken.batch * taken.count:
+    if len(at) * sum(few_readings.sizes(task)) <= 3 * taken.batch * taken.count:
         return at.tolist()
     return np.unique(np.round(np.array(WHOLE) * at[-1]).astype(int)).tolist()
-
-
-def _few(size: int) -> int:
-    """How many of a part are read elsewhere."""
-    return min(size, max(FEWEST, round(FEW * size)))
-
-
-class _Reader:
-    """``log L`` and accuracy along a path, of each of :attr:`Task.parts`."""
-
-    def __init__(self, task: Task, seed: int):
-        self.task = task
-        self.parts = [_thinned(part, seed) for part in task.parts]
-        self.rows: list[np.ndarray] = []
-        """Of each part the few, which the first reading of all chooses."""
-
-    def along(
-        self, weights: Iterator[Params], whole: Container[int], come: np.ndarray
-    ) -> tuple[Float[np.ndarray, "places parts 2"], Float[np.ndarray, "places parts 2"]]:
-        """Those of the few at all weights, and what they lack to those of all samples.
-
-        Args:
-            weights: Where to read.
-            whole: Of which of them all samples are read.
-            come: ``sqrt(s)`` there, over which what lacks is interpolated.
-        """
-        few, known, lacks = [], [], []
-        for place, w in enumerate(weights):
-            if place not in whole:
-                few.append(self._means(self._samples(w, self.rows)))
-                continue
-            seen = self._samples(w)
-            self.rows = self.rows or [_spread(part[:, 0]) for part in seen]
-            few.append(
-                self._means([part[of] for part, of in zip(seen, self.rows, strict=True)])
-            )
-            known.append(come[place])
-            lacks.append(self._means(seen) - few[-1])
-        few = np.array(few)
-        if not lacks:
-            return few, np.zeros_like(few)
-        flat = np.array(lacks).reshape(len(lacks), -1)
-        bias = [np.interp(come, known, column) for column in flat.T]
-        return few, np.stack(bias, axis=1).reshape(few.shape)
-
-    def _samples(
-        self, w: Params, rows: Sequence[np.ndarray] | None = None
-    ) -> list[Float[np.ndarray, "n 2"]]:
-        """Loss of each sample, and whether it is right."""
-        found = []
-        for k, (x, targets) in enumerate(self.parts):
-            of = slice(None) if rows is None else rows[k]
-            f = jnp.asarray(outputs.forward(self.task.apply_fn, w, x[of]))
-            y = jnp.asarray(targets[of], f.dtype)
-            each = losses.per_sample(self.task.loss, f, y), losses.hits(f, y)
-            found.append(np.stack([np.asarray(v, float) for v in each], axis=1))
-        return found
-
-    def _means(self, seen: Sequence[np.ndarray]) -> Float[np.ndarray, "parts 2"]:
-        means = np.array([part.mean(axis=0) for part in seen])
-        means[:, 0] = np.log(np.maximum(means[:, 0], np.finfo(float).tiny))
-        return means
-
-
-def _thinned(part: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of at most :data:`MOST` samples."""
-    x, targets = np.asarray(part.x), part.targets
-    if part.n <= MOST:
-        return x, targets
-    rows = evenly_mixed(part.y, 1, MOST, seed).reshape(-1)
-    return x[rows], targets[rows]
-
-
-def _spread(loss: Float[np.ndarray, " n"]) -> Int[np.ndarray, " few"]:
-    """Few samples evenly through all in the order of their loss."""
-    few = _few(len(loss))
-    places = (np.arange(few) + 0.5) * len(loss) / few
-    return np.sort(np.argsort(loss, kind="stable")[places.astype(int)])
 
 
 def _joined(
