@@ -5,7 +5,7 @@
     python -m experiments.coarse smoke                  ten seconds
     python -m experiments.coarse table                  from the records there are
 
-The tasks of :mod:`experiments.scatter`, followed by gradients of 1.5, 5 and 15 passes over
+The tasks of :mod:`experiments.scatter`, followed by gradients of 1.5, 2.5 and 5 passes over
 the pictures in the place of 150 epochs (:mod:`ttp_jax.linearisation.coarse_path`). ``paper``:
 the embedded network; ``large``: ResNet-20 trained whole and ResNet-50, its last stage and all
 of it. Real curves are those of ``experiments.scatter`` where it has them, else run here.
@@ -252,7 +252,7 @@ def _draw_errors(axis, rows: Sequence[Time]) -> str:
             scatter.KINDS.items(), harness.COLOURS[1:3], strict=True
         ):
             points = []
-            for passes in sorted({t.passes for t in rows}):
+            for passes in PASSES:
                 of = [
                     t
                     for t in rows
@@ -284,7 +284,7 @@ def _draw_errors(axis, rows: Sequence[Time]) -> str:
         ylabel="median error of the time, bars to 95 %",
         ylim=(0, HIGHEST),
     )
-    axis.xaxis.set_major_locator(FixedLocator((10, 20, 40, 80)))
+    axis.xaxis.set_major_locator(FixedLocator((10, 20, 40)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

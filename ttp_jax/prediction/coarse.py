@@ -51,7 +51,10 @@ def _require_plain(asked: Asked, *usable: str) -> None:
     others = asked.others(*usable)
     if asked.task.batch_norm is not None:
         others.append("BatchNorm in training mode")
-    refuse(others, "a coarse run is of plain SGD on all weights, by the solver 'simulate'")
+    refuse(
+        others,
+        "coarse and check follow plain SGD on all weights, by the solver 'simulate'",
+    )
 
 
 def _steps(asked: Asked, passes: int | float | None) -> coarse_path.Steps:
