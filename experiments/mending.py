@@ -144,6 +144,8 @@ class Times:
     """Infinite where only one side gets there."""
     features: dict[str, float]
     """None of a time that is not named."""
+    off: float
+    """From :func:`experiments.trust.off`."""
 
 
 def times_after(
@@ -166,7 +168,8 @@ def times_after(
             seen: dict[str, float] = {}
             if said[-1] is not None:
                 seen = chances.seen_mending(named, places, reached=said[-1])
-            rows.append(Times(result["network"], result["pictures"], error, seen))
+            off = trust.off(said[-1], asked)
+            rows.append(Times(result["network"], result["pictures"], error, seen, off))
     return rows
 
 
@@ -182,6 +185,7 @@ def tabulated(found: Sequence[Record]) -> trust.Table:
         network=np.array([row.network for row in rows]),
         pictures=np.array([row.pictures for row in rows]),
         gaps=np.zeros(len(rows)),
+        off=np.array([row.off for row in rows]),
     )
 
 
@@ -198,7 +202,7 @@ def within(wrong: np.ndarray, score: np.ndarray, groups: np.ndarray) -> float:
 
 def draw(found: Sequence[Record]) -> harness.Drawing:
     """Errors over the number of mends, by either clock; how well the law tells them; tables."""
-    figure, axes = harness.canvas(11, 3.8, 1, 3)
+    figure, axes = harness.canvas(14, 3.8, 1, 4)
     rows = []
     networks = list(dict.fromkeys(record.result["network"] for record in found))
     for colour, network in zip(harness.COLOURS, networks, strict=False):
@@ -235,10 +239,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     table = tabulated(found)
     if len(np.unique(table.wrong)) < 2:
         return text, {"mending": figure}
-    ways = {
-        "data sets left out": trust.left_out(table, table.pictures),
-        "networks left out": trust.left_out(table, table.network),
-    }
+    ways = trust.both_left_out(table)
     rows = []
     groups = (table.pictures, table.network)
     for colour, (name, chance), group in zip(
@@ -264,6 +265,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     )
     numbers = {name: round(float(value), 3) for name, value in named.items()}
     text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
+    text += trust.held(table)
+    trust.draw_held(axes[0, 3], table)
     return text, {"mending": figure}
 
 

@@ -208,6 +208,13 @@ def error_of(said: int | None, asked: int | None, budget: int) -> float | None:
     return abs(said - asked) / asked
 
 
+def off(said: int | None, asked: int | None) -> float:
+    """``|log|`` of the ratio of both times; infinite where one side never gets there."""
+    if said is None or asked is None:
+        return np.inf
+    return abs(float(np.log(max(said, 1) / max(asked, 1))))
+
+
 @dataclass(frozen=True)
 class Table:
     """All thresholds: a row each."""
@@ -220,6 +227,8 @@ class Table:
     pictures: np.ndarray
     gaps: np.ndarray
     """What the linearisation gaps and the stability alone say: larger is worse."""
+    off: np.ndarray
+    """From :func:`off`."""
 
 
 def tabulated(found: Sequence[Record]) -> Table:
@@ -234,6 +243,7 @@ def tabulated(found: Sequence[Record]) -> Table:
         for row in (row for row in result["thresholds"] if row["said"] is not None):
             columns["x"].append([row["features"][name] for name in chances.ONCE.weights])
             columns["gaps"].append(min(max(gap / 2, early, result["stability"] / 4), 1e3))
+            columns["off"].append(off(row["said"], row["asked"]))
             for name in ("wrong", "clear"):
                 columns[name].append(row[name])
             for name in ("network", "pictures"):
@@ -274,15 +284,71 @@ def area(wrong: np.ndarray, score: np.ndarray) -> float:
     return float(roc_auc_score(wrong[there], score[there]))
 
 
-def draw(found: Sequence[Record]) -> harness.Drawing:
-    """ROC curves and calibration; areas, and the weights fitted to all, as tables."""
-    table = tabulated(found)
-    by_law = {
+LEVELS = (0.7, 0.95)
+
+
+def held(table: Table) -> str:
+    """How many real times lie within the intervals of laws that have not seen the group."""
+    rows = []
+    networks = np.unique(table.network).tolist()
+    for name, chance in both_left_out(table).items():
+        widths = {level: _widths(chance, level) for level in LEVELS}
+        for network in ("all", *networks) if len(networks) > 1 else ("all",):
+            of = np.isfinite(chance) & ((network == "all") | (table.network == network))
+            if not of.any():
+                continue
+            trusted = of & (1 - chance >= chances.TRUSTED)
+            inside = {level: table.off <= width for level, width in widths.items()}
+            most = LEVELS[-1]
+            shares = [float(np.mean(inside[level][of])) for level in LEVELS]
+            shares.append(
+                float(np.mean(inside[most][trusted])) if trusted.any() else np.nan
+            )
+            cells = [name, network, str(of.sum()), *map(harness.percent, shares)]
+            rows.append([*cells, f"{np.exp(np.median(widths[most][of])):.3g}"])
+    if not rows:
+        return ""
+    words = [harness.percent(level) for level in LEVELS]
+    head = ["weights fitted with", "times of", "times"]
+    head += [f"in the {word} interval" for word in words]
+    head += [f"of those trusted in that of {words[-1]}", "a factor of"]
+    title = "\nReal times in the interval that the chance of an error gives:\n\n"
+    return title + harness.table(head, rows)
+
+
+def draw_held(axis, table: Table) -> None:
+    """The share of real times in intervals of every level."""
+    levels = np.linspace(0.02, 0.98, 49)
+    for colour, (name, chance) in zip(
+        harness.COLOURS, both_left_out(table).items(), strict=False
+    ):
+        there = np.isfinite(chance)
+        if there.any():
+            share = [np.mean((table.off <= _widths(chance, p))[there]) for p in levels]
+            axis.plot(levels, share, color=colour, label=name, linewidth=1.4)
+    axis.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
+    axis.set(xlabel="level of the interval of a time", ylabel="real times in it")
+
+
+def both_left_out(table: Table) -> dict[str, np.ndarray]:
+    """Chances by laws that have not seen the set of pictures, or the network."""
+    return {
         "data sets left out": left_out(table, table.pictures),
         "networks left out": left_out(table, table.network),
     }
+
+
+def _widths(chance: np.ndarray, level: float) -> np.ndarray:
+    """Half of each interval, as a ``log``; NaN where there is no chance."""
+    return np.log([chances.interval(1, 1 - value, level)[1] for value in chance])
+
+
+def draw(found: Sequence[Record]) -> harness.Drawing:
+    """ROC curves and calibration; areas, and the weights fitted to all, as tables."""
+    table = tabulated(found)
+    by_law = both_left_out(table)
     ways = {**by_law, "gaps and stability alone": table.gaps}
-    figure, axes = harness.canvas(9, 4.2, 1, 2)
+    figure, axes = harness.canvas(12.5, 4.2, 1, 3)
     rows = []
     for colour, (name, score) in zip(harness.COLOURS, ways.items(), strict=False):
         cells = [name, str(len(found)), str(len(score)), str(int(table.wrong.sum()))]
@@ -302,6 +368,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
     axes[0, 1].plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
     axes[0, 1].set(xlabel="chance of an error above 20 %", ylabel="share that are so wrong")
+    draw_held(axes[0, 2], table)
     head = [
         "weights fitted with",
         "tasks",
@@ -319,6 +386,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         }
         numbers = {name: round(float(value), 3) for name, value in named.items()}
         text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
+    text += held(table)
     never = [
         record.result["stability"] > 1
         for record in found

@@ -589,8 +589,7 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
     return {
         "loss_initial": float(first.loss[0]),
         "thresholds": [
-            threshold.as_json() | {"score": _score(predicted, threshold)}
-            for threshold in thresholds
+            threshold.as_json() | _trusted(predicted, threshold) for threshold in thresholds
         ],
         **held_out,
         **stopped,
@@ -600,10 +599,28 @@ def _result(config: Config, curves: dict[str, Curve], folder: Path) -> dict[str,
     }
 
 
-def _score(predicted: Curve | None, threshold: evaluation.Threshold) -> float | None:
-    if predicted is None:
-        return None
-    return chances.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
+def _trusted(
+    predicted: Curve | None, threshold: evaluation.Threshold
+) -> dict[str, float | list[int | None] | None]:
+    """The score of a predicted time, and between which readings the real one is to be expected.
+
+    The last of these is ``None`` where it lies beyond the run; there are none of a time that is
+    not named.
+    """
+    score = expected = None
+    if predicted is not None:
+        score = chances.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
+    if score is not None and threshold.predicted and threshold.predicted.steps is not None:
+        assert predicted is not None
+        # Not of the curve again: it may have been smoothed.
+        low, high = chances.interval(threshold.predicted.steps, score)
+        read = predicted.steps
+        last = int(np.searchsorted(read, high))
+        expected = [
+            int(read[np.searchsorted(read, low, side="right") - 1]),
+            int(read[last]) if last < len(read) else None,
+        ]
+    return {"score": score, "predicted_steps_95": expected}
 
 
 def verdict(trust: Trust) -> dict[str, Any]:

@@ -284,7 +284,16 @@ def test_predictions_are_mended_unless_told_otherwise():
     assert once.trust.law == "once"
     assert default.trust.looks[0].step == direct.looks[0].step
     assert default.flops > once.flops
-    assert 0 < chances.score_of_threshold(default, 0.5, "fraction_of_initial") < 1
+    half = 0.5, "fraction_of_initial"
+    score, named = (
+        chances.score_of_threshold(default, *half),
+        ttp.time_to_threshold(default, *half).steps,
+    )
+    assert 0 < score < 1
+    assert chances.interval_of_threshold(default, *half, level=0.7) == chances.interval(
+        named, score, 0.7
+    )
+    assert chances.interval_of_threshold(default, 1e-9, "loss") is None
     for options in ({"paths": 4}, {"keep": [20]}, {"solver": "ode"}):
         assert ttp.predict(task, sgd, steps=160, **options).trust.law == "once"
     with pytest.raises(ttp.InputError, match="mend must not be negative, got -1"):

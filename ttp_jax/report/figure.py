@@ -71,6 +71,7 @@ def draw(record: Record, file: Path) -> None:
                 fontsize=7,
                 color="0.4",
             )
+    _expected(loss_axis, accuracy_axis, record)
     held_out = "held_out" in record.result
     of = "" if held_out else "training "
     loss_axis.set(xlabel="step", ylabel=f"{of}loss ({record.config['loss']})")
@@ -90,6 +91,30 @@ def draw(record: Record, file: Path) -> None:
         fontsize=10,
     )
     figure.savefig(file, dpi=130)
+
+
+def _expected(loss_axis, accuracy_axis, record: Record) -> None:
+    """Bars on the thresholds of the loss: where 95 % of real times are; in both legends."""
+    style = {
+        "color": _STYLE["predicted"]["color"],
+        "alpha": 0.3,
+        "linewidth": 5,
+        "solid_capstyle": "butt",
+        "zorder": 0.5,
+    }
+    low, high = loss_axis.get_ylim()
+    drawn = False
+    for entry in record.result["thresholds"]:
+        found = entry.get("predicted_steps_95")
+        loss = entry["epsilon"] * record.result["loss_initial"]
+        if entry["rule"] == "fraction_of_initial" and found and low < loss < high:
+            first, last = found
+            last = entry["budget_steps"] if last is None else last
+            loss_axis.plot([first, last], [loss, loss], **style)
+            drawn = True
+    if drawn:
+        for axis in (loss_axis, accuracy_axis):
+            axis.plot([], [], label="95 % of real times (on the loss)", **style)
 
 
 def _plot(loss_axis, accuracy_axis, curve: Curve, style) -> None:

@@ -12,8 +12,8 @@ from ttp_jax.report import agent, freezing, snapshots
 
 _RULES = {
     "loss": "loss <= {:g}",
-    "fraction_of_initial": "loss <= {:g} of its start",
-    "within_of_final": "within {:g} of the end",
+    "fraction_of_initial": "loss <= {:g} of start",
+    "within_of_final": "within {:g} of end",
 }
 
 
@@ -45,27 +45,29 @@ def render(record: Record) -> Group:
         title=f"{record.config['model']} on {record.config['data']}: time to threshold"
     )
     table.add_column("threshold")
+    entries = result["thresholds"]
+    # There is none of a prediction without a score, and in records of before.
+    expected = any(entry.get("predicted_steps_95") for entry in entries)
     for side in ("predicted", "measured"):
         if side in record.curves:
             table.add_column(f"{side}\nsteps", justify="right")
+            if expected and side == "predicted":
+                table.add_column("\n95 %", justify="right")
             table.add_column("\ns", justify="right")
     if both:
         table.add_column("error", justify="right")
-    # None where there is no such score, and in records of before.
-    scores = [entry.get("score") for entry in result["thresholds"]]
-    scored = any(score is not None for score in scores)
-    if scored:
-        table.add_column("trust", justify="right")
-    for entry, score in zip(result["thresholds"], scores, strict=True):
+    for entry in entries:
         cells = [_RULES[entry["rule"]].format(entry["epsilon"])]
         for side in ("predicted", "measured"):
             if side in record.curves:
-                cells += _time(entry, side)
+                steps, seconds = _time(entry, side)
+                cells.append(steps)
+                if expected and side == "predicted":
+                    cells.append(_expected(entry))
+                cells.append(seconds)
         if both:
             error = entry["relative_error"]
             cells.append("-" if error is None else f"{error:.0%}")
-        if scored:
-            cells.append("-" if score is None else f"{score:.2f}")
         table.add_row(*cells)
     lines = [Text(line) for line in cost_lines(record)]
     if "stop" in result:
@@ -241,6 +243,15 @@ def stop_line(record: Record) -> str:
         step = found["predicted_steps"]
         parts.append(f"predicted stop: {'never' if step is None else f'step {step}'}")
     return f"{', '.join(parts)} ({rule})"
+
+
+def _expected(entry: dict[str, Any]) -> str:
+    """Between which steps the real time is to be expected; ``> 70`` has no upper end here."""
+    found = entry.get("predicted_steps_95")
+    if found is None:
+        return "-"
+    low, high = found
+    return f"> {low}" if high is None else f"{low}-{high}"
 
 
 def _time(entry: dict[str, Any], side: str) -> list[str]:
