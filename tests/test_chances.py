@@ -6,6 +6,7 @@ from scipy.stats import logistic
 
 from experiments import trust
 from ttp_jax import chances
+from ttp_jax.types import InputError
 
 
 @pytest.mark.parametrize("score", [0.02, 0.5, 0.9, 0.999])
@@ -33,6 +34,11 @@ def test_less_trust_and_more_certainty_widen_it():
     assert chances.interval(100, 0.0) == (0.0, np.inf)
     assert np.isfinite(chances.interval(100, 1e-12)).all()
     assert chances.interval(0, 0.9) == (0.0, 0.0)
+    for level in (1.0, 95.0, -0.1):
+        with pytest.raises(
+            InputError, match=r"level must be a probability in \[0, 1\), got"
+        ):
+            chances.interval(100, 0.9, level)
 
 
 def test_times_that_are_as_wrong_as_their_chance_lie_in_it_as_often_as_it_says():

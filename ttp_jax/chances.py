@@ -18,7 +18,7 @@ from jaxtyping import Float
 from ttp_jax import trust
 from ttp_jax.optimizers import SGD
 from ttp_jax.thresholds import time_to_threshold
-from ttp_jax.types import Curve, Look, ThresholdRule, Trust
+from ttp_jax.types import Curve, InputError, Look, ThresholdRule, Trust
 
 ERROR = 0.2
 """Relative error of a time that the chance is of."""
@@ -172,10 +172,15 @@ def interval(steps: int, score: float, level: float = LEVEL) -> tuple[float, flo
     Returns:
         The lowest and the highest; 0 and infinity where the score is zero.
 
+    Raises:
+        InputError: A level out of range.
+
     Breaks when: the score does. How many real times do lie there is in the tables of
     ``experiments.mending``, ``experiments.trust`` and ``experiments.coarse``, by laws fitted
     without the data set or the network that they are of.
     """
+    if not 0 <= level < 1:
+        raise InputError(f"level must be a probability in [0, 1), got {level}")
     chance = max(1.0 - score, np.finfo(float).eps)
     odds = math.log(2.0 / chance - 1.0)
     if odds <= 0:
@@ -199,6 +204,9 @@ def interval_of_threshold(
 
     Returns:
         ``None`` where the curve names no time, or has no score of it.
+
+    Raises:
+        InputError: An epsilon, rule or level out of range.
     """
     named = time_to_threshold(curve, epsilon, rule).steps
     score = score_of_threshold(curve, epsilon, rule)
