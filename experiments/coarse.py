@@ -459,10 +459,11 @@ def _law(name: str, table: trust.Table) -> str:
         return ""
     intercept, weights = trust.fitted(table.x, table.wrong)
     numbers = {"intercept": round(intercept, 3), "shift": round(float(weights[0]), 3)}
+    ways = trust.both_left_out(table)
     said = [
-        f"{trust.area(table.wrong, trust.left_out(table, groups)):.3f} with {left} left out"
-        for left, groups in (("sets", table.pictures), ("networks", table.network))
-        if len(np.unique(groups)) > 1
+        f"{trust.area(table.wrong, chance):.3f} with {left}"
+        for left, chance in ways.items()
+        if np.isfinite(chance).any()
     ]
     doubted = intercept + table.x @ weights > 0
     shares = [
@@ -472,7 +473,7 @@ def _law(name: str, table: trust.Table) -> str:
     return (
         f"\nLaw of a {name}, fitted to {len(table.wrong)} times, {table.wrong.sum()} of them "
         f"wrong: `{json.dumps(numbers)}`. AUROC {', '.join(said)}. Of those trusted "
-        f"{shares[0]} are wrong, of the others {shares[1]}.\n{trust.held(table)}"
+        f"{shares[0]} are wrong, of the others {shares[1]}.\n{trust.held(table, ways)}"
     )
 
 

@@ -265,8 +265,8 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     )
     numbers = {name: round(float(value), 3) for name, value in named.items()}
     text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
-    text += trust.held(table)
-    trust.draw_held(axes[0, 3], table)
+    text += trust.held(table, ways)
+    trust.draw_held(axes[0, 3], table, ways)
     return text, {"mending": figure}
 
 

@@ -21,7 +21,7 @@ that were tried three were kept with these same tasks in view.
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ LARGEST = 300
 SLACK = 1.2
 CLEAR = (0.15, 0.27)
 """Errors between them are neither clearly right nor clearly wrong."""
+LEVELS = (0.7, chances.LEVEL)
+"""Probabilities of the intervals that are counted."""
 RIDGE = 1.0
 """Inverse strength of the penalty on the weights, features having unit variance."""
 
@@ -284,28 +286,37 @@ def area(wrong: np.ndarray, score: np.ndarray) -> float:
     return float(roc_auc_score(wrong[there], score[there]))
 
 
-LEVELS = (0.7, 0.95)
+def both_left_out(table: Table) -> dict[str, np.ndarray]:
+    """Chances by laws that have not seen the set of pictures, or the network."""
+    return {
+        "data sets left out": left_out(table, table.pictures),
+        "networks left out": left_out(table, table.network),
+    }
 
 
-def held(table: Table) -> str:
-    """How many real times lie within the intervals of laws that have not seen the group."""
+def held(table: Table, ways: Mapping[str, np.ndarray]) -> str:
+    """How many real times lie within the intervals that chances give.
+
+    Args:
+        table: The times.
+        ways: Their chances by several laws, NaN where there is none.
+    """
     rows = []
     networks = np.unique(table.network).tolist()
-    for name, chance in both_left_out(table).items():
-        widths = {level: _widths(chance, level) for level in LEVELS}
+    for name, chance in ways.items():
+        inside = [table.off <= _widths(chance, level) for level in LEVELS]
         for network in ("all", *networks) if len(networks) > 1 else ("all",):
             of = np.isfinite(chance) & ((network == "all") | (table.network == network))
             if not of.any():
                 continue
             trusted = of & (1 - chance >= chances.TRUSTED)
-            inside = {level: table.off <= width for level, width in widths.items()}
-            most = LEVELS[-1]
-            shares = [float(np.mean(inside[level][of])) for level in LEVELS]
-            shares.append(
-                float(np.mean(inside[most][trusted])) if trusted.any() else np.nan
-            )
-            cells = [name, network, str(of.sum()), *map(harness.percent, shares)]
-            rows.append([*cells, f"{np.exp(np.median(widths[most][of])):.3g}"])
+            counted = [(one, of) for one in inside] + [(inside[-1], trusted)]
+            shares = [
+                harness.percent(float(held_by[part].mean())) if part.any() else "-"
+                for held_by, part in counted
+            ]
+            factor = np.exp(np.median(_widths(chance[of], LEVELS[-1])))
+            rows.append([name, network, str(of.sum()), *shares, f"{factor:.3g}"])
     if not rows:
         return ""
     words = [harness.percent(level) for level in LEVELS]
@@ -316,26 +327,16 @@ def held(table: Table) -> str:
     return title + harness.table(head, rows)
 
 
-def draw_held(axis, table: Table) -> None:
-    """The share of real times in intervals of every level."""
+def draw_held(axis, table: Table, ways: Mapping[str, np.ndarray]) -> None:
+    """The share of real times in intervals of every level, as :func:`held` takes them."""
     levels = np.linspace(0.02, 0.98, 49)
-    for colour, (name, chance) in zip(
-        harness.COLOURS, both_left_out(table).items(), strict=False
-    ):
+    for colour, (name, chance) in zip(harness.COLOURS, ways.items(), strict=False):
         there = np.isfinite(chance)
         if there.any():
             share = [np.mean((table.off <= _widths(chance, p))[there]) for p in levels]
             axis.plot(levels, share, color=colour, label=name, linewidth=1.4)
     axis.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
     axis.set(xlabel="level of the interval of a time", ylabel="real times in it")
-
-
-def both_left_out(table: Table) -> dict[str, np.ndarray]:
-    """Chances by laws that have not seen the set of pictures, or the network."""
-    return {
-        "data sets left out": left_out(table, table.pictures),
-        "networks left out": left_out(table, table.network),
-    }
 
 
 def _widths(chance: np.ndarray, level: float) -> np.ndarray:
@@ -368,7 +369,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
     axes[0, 1].plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
     axes[0, 1].set(xlabel="chance of an error above 20 %", ylabel="share that are so wrong")
-    draw_held(axes[0, 2], table)
+    draw_held(axes[0, 2], table, by_law)
     head = [
         "weights fitted with",
         "tasks",
@@ -386,7 +387,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
         }
         numbers = {name: round(float(value), 3) for name, value in named.items()}
         text += f"\nFitted to all: `{json.dumps(numbers)}`\n"
-    text += held(table)
+    text += held(table, by_law)
     never = [
         record.result["stability"] > 1
         for record in found

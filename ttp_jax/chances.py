@@ -33,7 +33,7 @@ STANDARD: tuple[tuple[ThresholdRule, float], ...] = (
 TRUSTED = 0.5
 """Smallest score that is trusted."""
 LEVEL = 0.95
-"""Probability of the interval that a run prints."""
+"""Probability of the interval that a run prints; names in records and pictures have it too."""
 
 
 @dataclass(frozen=True)

@@ -607,13 +607,13 @@ def _trusted(
     The last of these is ``None`` where it lies beyond the run; there are none of a time that is
     not named.
     """
-    score = expected = None
-    if predicted is not None:
-        score = chances.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
-    if score is not None and threshold.predicted and threshold.predicted.steps is not None:
-        assert predicted is not None
-        # Not of the curve again: it may have been smoothed.
-        low, high = chances.interval(threshold.predicted.steps, score)
+    if predicted is None or threshold.predicted is None:
+        return {"score": None, "predicted_steps_95": None}
+    score = chances.score_of_threshold(predicted, threshold.epsilon, threshold.rule)
+    # Not of the curve again: it may have been smoothed.
+    named, expected = threshold.predicted.steps, None
+    if score is not None and named is not None:
+        low, high = chances.interval(named, score)
         read = predicted.steps
         last = int(np.searchsorted(read, high))
         expected = [
