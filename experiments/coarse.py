@@ -192,7 +192,7 @@ class Time:
     spent: float | None
     """Passes of gradients that the coarse run takes to the time it names."""
     apart: float
-    """``|log|`` of the ratio to the time by half of the steps."""
+    """``|log|`` of the ratio to the time by fewer gradients."""
     shown: bool
     """Whether of the threshold :data:`SHOWN`."""
     spare: bool
@@ -201,7 +201,7 @@ class Time:
 
     @property
     def itself(self) -> Other:
-        """Beside the one by half of the steps."""
+        """Beside the one by fewer gradients."""
         return Other(self.error, self.apart, self.said)
 
 
@@ -259,7 +259,7 @@ def draw(found: Sequence[Record]) -> harness.Drawing:
     text += (
         "\nDo coarse runs know wrong times (more than 20% off, five thresholds a task)? "
     )
-    text += "Their own by what half of the steps say, others by how far they lie apart:\n\n"
+    text += "Their own by what fewer gradients say, others by how far they lie apart:\n\n"
     text += _draw_roc(axes[0, 2], of_tasks)
     for name, table in tabulated(found).items():
         text += _law(name, table)

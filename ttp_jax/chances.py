@@ -57,7 +57,7 @@ MENDED = Law(-0.192, {"shift": 1.467})
 with as many mends as there are by default."""
 
 COARSE = Law(0.007, {"shift": 1.276})
-"""Of :func:`seen_beside`, a coarse run beside half of its steps; fitted by
+"""Of :func:`seen_beside`, a coarse run beside one by fewer gradients; fitted by
 ``experiments.coarse`` to all its tasks, with a table as those."""
 CHECKED = Law(5.662, {"shift": 3.218})
 """The same of a prediction beside a coarse run; fitted by ``experiments.coarse`` to mended
@@ -269,14 +269,14 @@ def judge(
 
 
 def judge_coarse(loss: Float[np.ndarray, " t"], coarser: Float[np.ndarray, " t"]) -> Trust:
-    """What a coarse run (:mod:`ttp_jax.linearisation.coarse_path`) and its half say.
+    """What a coarse run (:mod:`ttp_jax.linearisation.coarse_path`) and those beside it say.
 
     ``score`` is the smallest :func:`score_of_threshold` over :data:`STANDARD`, halved where the
     loss grows. It has no kernel, and so no stability and no gap: they are 0.
 
     Args:
         loss: Predicted, at evenly spaced steps.
-        coarser: The same by half of the steps.
+        coarser: The same by fewer gradients, :attr:`Coarse.coarser` there.
     """
     bare = Trust(True, 1.0, "", 0.0, 0.0, law="coarse")
     score, look = _beside(bare, loss, coarser)
@@ -284,7 +284,7 @@ def judge_coarse(loss: Float[np.ndarray, " t"], coarser: Float[np.ndarray, " t"]
     if trust.grows(loss):
         warnings.append("the loss grows: the steps are too long here; raise coarse")
         score *= 0.5
-    said = f"half of the steps name times that are up to {_most(look)} other"
+    said = f"fewer gradients name times that are up to {_most(look)} other"
     if score < TRUSTED:
         warnings.append(f"{said}; raise coarse")
     return dataclasses.replace(

@@ -147,8 +147,8 @@ class Config:
     default."""
     coarse: float | None = None
     """Predict by real gradients of so many passes over the pictures, such as 4, each a step as
-    much longer than one of the run, in the place of a kernel; and by half of them, to see what
-    that changes. Without training by default."""
+    much longer than one of the run, in the place of a kernel; and by as many again, to see
+    what that changes. Without training by default."""
     check: float | None = None
     """Lay a coarse run of so many passes, such as 5, beside the prediction, for a better trust.
     By default nothing is trained."""

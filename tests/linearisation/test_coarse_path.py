@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,12 +13,8 @@ from tests import linear
 from tests.bent import bent
 from tests.conftest import ROOT
 from ttp_jax import chances, records, schedules
-from ttp_jax.linearisation import coarse_path, few_readings
-from ttp_jax.linearisation.coarse_path import (
-    Steps,
-    coarse_optimizer,
-    progress,
-)
+from ttp_jax.linearisation import coarse_path, coarse_plan, few_readings
+from ttp_jax.linearisation.coarse_plan import Steps, coarse_optimizer, plan, progress
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -39,14 +36,14 @@ def test_without_momentum_progress_is_the_sum_of_the_rates():
 
 @pytest.mark.parametrize("decay_toward", ["zero", "initial"])
 def test_with_as_many_steps_on_all_samples_it_is_training(decay_toward, monkeypatch):
-    monkeypatch.setattr(coarse_path, "AVERAGED", 0.0)
+    monkeypatch.setattr(coarse_plan, "AVERAGED", 0.0)
     task = linear.task("mse")
     sgd = ttp.SGD(0.02, 0.9, weight_decay=0.1, decay_toward=decay_toward)
     steps = 60
     found = coarse_path.coarse_path(task, sgd, steps=steps, passes=steps - 0.01, seed=0)
     assert found.steps == steps
     real = ttp.finetune(task, sgd, steps=steps)
-    at = coarse_path.places(steps)
+    at = coarse_plan.places(steps)
     np.testing.assert_allclose(found.curves[0].loss[at], real.loss[at], rtol=1e-10)
 
 
@@ -66,15 +63,17 @@ def test_its_error_falls_with_its_steps():
 
 def test_momentum_forgets_as_fast_and_the_length_is_kept():
     sgd, steps = ttp.SGD(0.01, 0.9, batch_size=50), 1000
-    same = coarse_optimizer(sgd, Steps(1000, 5), steps)
+    way = progress(sgd, steps)
+    same = coarse_optimizer(sgd, Steps(1000, 5), way)
     assert (same.momentum, same.batch_size) == (pytest.approx(0.9), 5)
     assert same.learning_rate == pytest.approx(0.01)
-    assert coarse_optimizer(sgd, Steps(400, 5), steps).momentum == pytest.approx(0.75)
-    few = coarse_optimizer(sgd, Steps(50, 5), steps)
+    assert coarse_optimizer(sgd, Steps(400, 5), way).momentum == pytest.approx(0.75)
+    few = coarse_optimizer(sgd, Steps(50, 5), way)
     assert few.momentum == 0
     for taken in (Steps(1000, 5), Steps(400, 5), Steps(50, 5)):
-        own = coarse_optimizer(sgd, taken, steps)
-        assert progress(own, taken.count)[-1] == pytest.approx(progress(sgd, steps)[-1])
+        for end in (steps, steps // 8):
+            own = coarse_optimizer(sgd, taken, way[: end + 1])
+            assert progress(own, taken.count)[-1] == pytest.approx(way[end])
 
 
 @pytest.mark.parametrize(("passes", "most"), [(2, 2000), (2, 9), (20, 9)])
@@ -88,11 +87,11 @@ def test_gradients_and_readings_are_counted(passes, most, monkeypatch):
     seen = {"gradients": 0, "read": 0}
     follow, forward = coarse_path._followed, few_readings.outputs.forward
 
-    def followed(task, step, own, taken, seed):
-        weights = follow(task, step, own, taken, seed)
+    def followed(task, step, own, batches):
+        weights = follow(task, step, own, batches)
         yield next(weights)
         for w in weights:
-            seen["gradients"] += taken.batch
+            seen["gradients"] += batches.rows.shape[1]
             yield w
 
     def counted(apply_fn, params, x):
@@ -103,13 +102,14 @@ def test_gradients_and_readings_are_counted(passes, most, monkeypatch):
     monkeypatch.setattr(few_readings.outputs, "forward", counted)
     found = coarse_path.coarse_path(task, sgd, steps=300, passes=passes)
     assert found.passes == 3 * seen["gradients"] + seen["read"]
-    every = 2 * coarse_path.PLACES * (task.n + task.m)
-    assert seen["read"] < (0.65 if passes == 2 else 0.8) * every
+    every = 3 * coarse_plan.PLACES * (task.n + task.m)
+    assert seen["read"] < 0.65 * every
 
 
 def test_few_samples_read_between_stand_for_all(monkeypatch):
     """Where all are read the curve is theirs; between, it is nearer the more are read."""
     monkeypatch.setattr(coarse_path, "ORDER", 1000)  # nothing is extrapolated
+    monkeypatch.setattr(coarse_plan, "FIRST", 10**6)  # nor is a part followed once more
     task, sgd = bent(), ttp.SGD(2e-3, 0.9, batch_size=5)
     every = coarse_path.coarse_path(task, sgd, steps=2000, passes=2.5)
     apart = []
@@ -125,24 +125,104 @@ def test_few_samples_read_between_stand_for_all(monkeypatch):
 
 
 def test_richardson_s_extrapolation_is_exact_where_the_error_is_of_its_order(monkeypatch):
-    """Curves ``log L = -t + C h^2``: what is left is that of steps of length one."""
+    """Curves ``log L = -sqrt(s) + C h^2``: what is left is that of steps of length one.
+
+    The first part is what it was when followed once more, and the rest joins it there.
+    """
     task, sgd, steps = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=4), 400
+    planned = plan(task, sgd, steps=steps, passes=30)
+    assert planned.first is not None
+    way = progress(sgd, steps)
 
-    taken = coarse_path.steps_of(task, sgd, steps=steps, passes=30)
-    fine = iter([True, True, False, False])
-
-    def of_run(seen, come, wanted):
-        h = steps / (taken.count if next(fine) else taken.half.count)
-        z = -wanted[:, None, None] + 0.01 * h**2
+    def of_run(self, seen, taken, to=None):
+        of = steps if to is None else to
+        z = -np.sqrt(way[: of + 1, None, None]) + 0.01 * (of / taken.count) ** 2
         return np.concatenate([z, np.full_like(z, 0.5)], axis=2)
 
-    monkeypatch.setattr(coarse_path, "_joined", of_run)
+    monkeypatch.setattr(coarse_path._Runs, "joined", of_run)
     found = coarse_path.coarse_path(task, sgd, steps=steps, passes=30)
-    come = np.sqrt(progress(sgd, steps))
-    np.testing.assert_allclose(np.log(found.curves[0].loss), 0.01 - come, rtol=1e-10)
-    half = 0.01 * (steps / taken.half.count) ** 2
-    np.testing.assert_allclose(np.log(found.coarser.loss), half - come, rtol=1e-10)
+
+    def joined(first, whole):
+        rest = whole + (first - whole) * way[planned.part] / way[planned.part + 1 :]
+        return np.concatenate([np.full(planned.part + 1, first), rest])
+
+    errors = np.log(found.curves[0].loss) + np.sqrt(way)
+    finest = 0.01 * (planned.part / planned.first.count) ** 2
+    np.testing.assert_allclose(errors, joined(finest, 0.01), rtol=1e-8)
+    once, half = (
+        0.01 * (steps / one.count) ** 2 for one in (planned.whole, *planned.coarser)
+    )
+    errors = np.log(found.coarser.loss) + np.sqrt(way)
+    np.testing.assert_allclose(errors, joined(once, half), rtol=1e-8)
     np.testing.assert_allclose(found.curves[0].accuracy, 0.5)
+
+
+def test_noise_is_extrapolated_to_the_batches_of_training(monkeypatch):
+    """Curves ``log L = -sqrt(s) + C/b``: what is left is that of its own batches."""
+    task, sgd, steps = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=12), 100
+    planned = plan(task, sgd, steps=steps, passes=0.5 * steps * 12 / task.n)
+    assert planned.first is None
+    assert planned.whole == Steps(steps, 6)
+    assert planned.coarser == (Steps(steps, 3),) * 2
+    way = progress(sgd, steps)
+
+    def of_run(self, seen, taken, to=None):
+        z = -np.sqrt(way[:, None, None]) + 0.1 / taken.batch
+        return np.concatenate([z, np.full_like(z, 0.5)], axis=2)
+
+    monkeypatch.setattr(coarse_path._Runs, "joined", of_run)
+    found = coarse_path.coarse_path(
+        task, sgd, steps=steps, passes=0.5 * steps * 12 / task.n
+    )
+    wanted = 0.1 / 12 - np.sqrt(way)
+    np.testing.assert_allclose(np.log(found.curves[0].loss), wanted, rtol=1e-8)
+
+
+def test_halves_of_batches_cancel_where_the_loss_is_linear_in_them(monkeypatch):
+    """One step: the mean of the weights of both sides is that of whole batches."""
+    seen = {}
+    follow = coarse_path._followed
+
+    def followed(task, step, own, batches):
+        weights = list(follow(task, step, own, batches))
+        seen.setdefault(batches.rows.shape[1], []).append(weights[1])
+        yield from weights
+
+    monkeypatch.setattr(coarse_path, "_followed", followed)
+    task = linear.task("cross_entropy")
+    sgd = ttp.SGD(0.01, 0.5)
+    coarse_path.coarse_path(task, sgd, steps=40, passes=40 * 6 / task.n)
+    (whole,) = seen[6]
+    one, other = seen[3]
+    for a, b, mean in zip(*map(jax.tree.leaves, (one, other, whole)), strict=True):
+        assert np.abs(np.asarray(a - b)).max() > 1e-6
+        np.testing.assert_allclose((a + b) / 2, mean, rtol=1e-10, atol=1e-12)
+
+
+def test_the_first_part_followed_once_more_is_nearer_to_training():
+    task, sgd, steps = bent(), ttp.SGD(2e-3, 0.9, batch_size=5), 4000
+    real = ttp.finetune(task, sgd, steps=steps, seed=1)
+    planned = plan(task, sgd, steps=steps, passes=16)
+    assert planned.first is not None
+    assert planned.first.count / planned.part > 2 * planned.whole.count / steps
+    early = slice(planned.part // 4, planned.part + 1)
+    errors = []
+    for first in (coarse_plan.FIRST, 10**6):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(coarse_plan, "FIRST", first)
+            found = coarse_path.coarse_path(task, sgd, steps=steps, passes=16, seed=1)
+        errors.append(np.abs(np.log(found.curves[0].loss / real.loss))[early].mean())
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_a_plan_is_told_in_words():
+    task, sgd = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=4)
+    planned = plan(task, sgd, steps=800, passes=20)
+    assert planned.first is not None
+    assert (
+        str(planned)
+        == f"{planned.whole}, {planned.coarser[0]}, {planned.first} for the first 100"
+    )
 
 
 def test_steps_that_are_too_long_are_told():

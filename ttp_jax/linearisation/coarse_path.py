@@ -7,11 +7,11 @@ al. (arXiv 1706.02677) read backwards, with small batches at high rates. No kern
 and what no linearisation sees, features that are learned, is followed.
 
 It is not free of training: it takes real gradients, of a few passes over the samples where the
-run itself takes many. A second one with half of the steps says what the first is good for, and
-how it would go on with more of them.
+run itself takes many. Runs beside it (:mod:`ttp_jax.linearisation.coarse_plan`) say what it is
+good for, how it would go on with more gradients, and how the first part goes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,28 +21,25 @@ from jaxtyping import Float, Int
 from scipy.interpolate import PchipInterpolator
 
 from ttp_jax import sampling
-from ttp_jax.linearisation import calibration, few_readings
+from ttp_jax.linearisation import calibration
+from ttp_jax.linearisation.coarse_plan import (
+    Steps,
+    coarse_optimizer,
+    passes_of,
+    places,
+    plan,
+    progress,
+    read_whole,
+)
 from ttp_jax.linearisation.few_readings import Reader
 from ttp_jax.optimizers import SGD
 from ttp_jax.progress import bar
 from ttp_jax.reading import Readings
-from ttp_jax.types import InputError, Params, Task
+from ttp_jax.types import Params, Task
 
-BATCH = 5
-"""Samples a step, or more where the run itself has no more steps: for as many gradients in all,
-small batches make more and shorter steps, which is the more stable."""
-PLACES = 9
-"""So often the loss is read, the start and the end with it."""
-WHOLE = (0.0, 0.25, 0.5, 1.0)
-"""At these shares of the places of the finer run all samples are read, elsewhere a few. All are
-read at every place of it where that is no more work than its gradients."""
-CLUSTERED = 1.7
-"""Power by which the places lie nearer to the start, where curves are steep."""
-AVERAGED = 0.05
-"""The weights are read as their mean over this share of the run before and after a place,
-which takes out what single batches do."""
 ORDER = 2
-"""By this power of the length of its steps the logarithm of the loss is taken to err."""
+"""By this power of the length of its steps the logarithm of the loss is taken to err; where
+only batches are smaller than those of training, by the first power of their noise."""
 
 
 class Coarse(NamedTuple):
@@ -50,171 +47,149 @@ class Coarse(NamedTuple):
 
     curves: tuple[Readings, ...]
     """At every step of the run that is predicted, of each of :attr:`Task.parts`; NaN from
-    where it has diverged. Extrapolated where both runs get to the end."""
+    where it has diverged. Extrapolated where the runs beside it get to the end."""
     coarser: Readings
-    """The first of them by half of the steps, not extrapolated."""
+    """The first of them by fewer gradients, not extrapolated: by half as many, and in the first
+    part, if that was followed once more, by those of the whole run."""
     passes: int
-    """Forward passes of both, over those of one sample."""
+    """Forward passes of all runs, over those of one sample."""
     steps: int
-    """Of the finer."""
-
-
-def progress(sgd: SGD, steps: int) -> Float[np.ndarray, " T1"]:
-    """How far a constant gradient has moved the weights after each step: ``s_0 .. s_T``.
-
-    ``s_t = sum_k eta_k m_k`` with ``m_k = mu m_{k-1} + 1`` and ``m_{-1} = 0``; of Nesterov's
-    form ``1 + mu m_k`` in the place of ``m_k``. After ``1/(1 - mu)`` steps a step so goes
-    ``eta/(1 - mu)`` of the gradient flow.
-    """
-    moved, m = [0.0], 0.0
-    for eta in sgd.learning_rates(steps):
-        m = sgd.momentum * m + 1.0
-        moved.append(moved[-1] + eta * (1.0 + sgd.momentum * m if sgd.nesterov else m))
-    return np.array(moved)
-
-
-class Steps(NamedTuple):
-    """How a coarse run is gone."""
-
-    count: int
-    """``K``."""
-    batch: int
-    """Samples in each."""
-
-    @property
-    def half(self) -> "Steps":
-        """Half as many, as large."""
-        return Steps(self.count // 2, self.batch)
-
-    @property
-    def extra(self) -> int:
-        """Steps beyond the end, for the mean of the weights there."""
-        return round(AVERAGED * self.count)
-
-
-def steps_of(task: Task, sgd: SGD, *, steps: int, passes: int | float) -> Steps:
-    """How many steps a coarse run of so many passes takes, and how large they are.
-
-    Raises:
-        InputError: Too few for a curve, or as many gradients as the run itself takes.
-    """
-    least, own = 2 * PLACES / task.n, steps * (sgd.batch_size or task.n) / task.n
-    if not least <= passes < own:
-        raise InputError(
-            f"coarse must lie in [{least:.3g}, {own:.3g}) passes over the samples (two steps "
-            f"for each reading, and fewer gradients than the run), got {passes}"
-        )
-    gradients = passes * task.n
-    batch = max(1, round(max(min(BATCH, gradients / (2 * PLACES)), gradients / steps)))
-    return Steps(max(2 * PLACES, round(gradients / batch)), batch)
-
-
-def passes_of(task: Task, taken: Steps) -> int:
-    """Forward passes of single samples that a coarse run and that of half its steps take."""
-    gradients = sum(one.batch * (one.count + one.extra) for one in (taken, taken.half))
-    fine, half = len(places(taken.count)), len(places(taken.half.count))
-    whole = len(_whole(task, taken))
-    sizes = few_readings.sizes(task)
-    few = sum(few_readings.few(size) for size in sizes)
-    return 3 * gradients + whole * sum(sizes) + (fine - whole + half) * few
-
-
-def coarse_optimizer(sgd: SGD, taken: Steps, steps: int) -> SGD:
-    """How the steps of a coarse run are taken, in the place of ``T`` of the run.
-
-    A step is as long as ``h = T/K`` of the run, so that momentum forgets as fast,
-    ``1 - mu_K = min(1, h (1 - mu))``, and ``s_K`` of :func:`progress` is ``s_T``: of the
-    heavy ball's ``w'' = -(1 - mu) w' - eta grad L`` both follow the same path, and where the
-    minimum is 1 that of the gradient flow.
-    """
-    momentum = max(0.0, 1.0 - (1.0 - sgd.momentum) * steps / taken.count)
-    unit = progress(SGD(1.0, momentum), taken.count)[-1]
-    return SGD(
-        float(progress(sgd, steps)[-1] / unit),
-        momentum,
-        weight_decay=sgd.weight_decay,
-        decay_toward=sgd.decay_toward,
-        batch_size=taken.batch,
-    )
+    """Of the finest."""
 
 
 def coarse_path(
     task: Task, sgd: SGD, *, steps: int, passes: int | float, seed: int = 0
 ) -> Coarse:
-    """Follow a run over all its length by few steps, and by half of them.
+    """Follow a run over all its length by few gradients, and by half of them.
 
     Steps are those of :func:`coarse_optimizer`, on batches that have the classes evenly; one
     stands for that step of the run where :func:`progress` is the same. Losses are read at
-    :data:`PLACES` means of the weights, of all samples at some and of few at the others, and
-    joined monotonically, ``log L`` over ``sqrt(s)``. The curve is Richardson's extrapolation of
-    both runs from steps of ``h`` and ``2h`` to those of the run, of length 1:
-    ``log L + (log L - log L_half) (1 - h^-p)/(2^p - 1)``, ``p`` :data:`ORDER` (of the accuracy
-    as it is).
+    means of the weights, of all samples at some and of few at the others, and joined
+    monotonically, ``log L`` over ``sqrt(s)``. The curve is Richardson's extrapolation: of runs
+    by steps of ``h`` and ``2h`` to those of training, of length 1,
+    ``log L + (log L - log L_half) (1 - h^-p)/(2^p - 1)``, ``p`` :data:`ORDER`, or of runs by
+    batches of ``b`` and ``b/2`` to its ``B``, ``log L + (log L - log L_half) (1 - b/B)`` (of
+    the accuracy as it is). In the first part, to ``s_1``, it is that which was followed once
+    more, and by what they differ at its end the rest is moved, by ``s_1/s`` of it: a curve
+    that falls like a power, and is late by the same time.
 
     Args:
         task: What would be trained; with views, every epoch of the coarse run takes new ones.
         sgd: How.
         steps: ``T``.
-        passes: Over the samples, of the finer run. The coarser takes half.
+        passes: Over the samples, of the finest run. The others take as many together.
         seed: Of the batches.
 
     Raises:
-        InputError: As :func:`steps_of`.
+        InputError: As :func:`ttp_jax.linearisation.coarse_plan.plan`.
 
-    Cost: ``4.7 passes n`` forward passes for gradients, and for reading six to ten a sample,
-    of at most :data:`ttp_jax.linearisation.few_readings.MOST` samples.
+    Cost: ``6.3 passes n`` forward passes for gradients, and for reading seven to twelve a
+    sample, of at most :data:`ttp_jax.linearisation.few_readings.MOST` samples.
 
     Breaks when: the steps of the run are near what the curvature allows, so that longer ones
-    are unstable; the noise of its batches slows it, which the coarse run has more of; samples
-    are learned by heart one by one, for which few visits are not enough.
+    are unstable; samples are learned by heart one by one, for which few visits are not enough.
     """
-    taken = steps_of(task, sgd, steps=steps, passes=passes)
+    planned = plan(task, sgd, steps=steps, passes=passes)
     way = progress(sgd, steps)
-    both = [(one, coarse_optimizer(sgd, one, steps)) for one in (taken, taken.half)]
-    # Of both: they differ in rate and momentum alone, which it takes.
-    step = jax.jit(calibration.step_in_weights(task, both[0][1]))
-    reader = Reader(task, seed)
-    joined = []
-    with bar("coarse run", taken.count + taken.half.count) as advance:
-        for order, (one, own) in enumerate(both):
-            at = places(one.count)
-            weights = _means(
-                _followed(task, step, own, one, seed + order), at, one.extra, advance
+    with bar("coarse run", planned.steps) as advance:
+        runs = _Runs(task, sgd, way, seed, advance)
+        batches = runs.batches(planned.whole, 0)
+        fine, lacks = runs.read(planned.whole, batches, read_whole(task, planned.whole))
+        whole = runs.joined(fine + lacks, planned.whole)
+        if planned.whole.count == steps:
+            sides = [batches.half(0), batches.half(1)]
+            share = 1.0 - planned.whole.batch / (sgd.batch_size or task.n)
+        else:
+            sides = [runs.batches(planned.coarser[0], 1)]
+            share = (1.0 - (planned.whole.count / steps) ** ORDER) / (2**ORDER - 1)
+        half = [
+            runs.joined(runs.read(taken, side)[0], taken)
+            for taken, side in zip(planned.coarser, sides, strict=True)
+        ]
+        apart = runs.joined(fine, planned.whole) - np.mean(half, axis=0)
+        curve = whole + share * apart if np.isfinite(apart).all() else whole
+        coarser = whole - apart
+        if planned.first is not None:
+            few, _ = runs.read(
+                planned.first, runs.batches(planned.first, 2), to=planned.part
             )
-            come = np.sqrt(progress(own, one.count)[at])
-            whole = _whole(task, taken) if order == 0 else []
-            few, lacks = reader.along(weights, whole, come)
-            joined.append([_joined(z, come, np.sqrt(way)) for z in (few, few + lacks)])
-    (few, fine), (half, _) = joined
-    apart = few - half
-    share = (1.0 - (taken.count / steps) ** ORDER) / (2**ORDER - 1)
-    more = share * apart if np.isfinite(half).all() else 0.0
+            z = runs.joined(few + _at_levels(few, fine, lacks), planned.first, planned.part)
+            if np.isfinite(z).all():
+                curve = _spliced(z, curve, way)
+                coarser = _spliced(whole[: len(z)], coarser, way)
     return Coarse(
-        curves=tuple(_readings(part) for part in np.moveaxis(fine + more, 1, 0)),
-        coarser=_readings((fine - apart)[:, 0]),
-        passes=passes_of(task, taken),
-        steps=taken.count,
+        curves=tuple(_readings(part) for part in np.moveaxis(curve, 1, 0)),
+        coarser=_readings(coarser[:, 0]),
+        passes=passes_of(task, planned),
+        steps=planned.whole.count,
     )
 
 
-def places(count: int) -> Int[np.ndarray, " places"]:
-    """Steps of a coarse run at which it is read, the first and the last with them."""
-    return np.unique(np.round(count * np.linspace(0, 1, PLACES) ** CLUSTERED).astype(int))
+class _Batches(NamedTuple):
+    """Those of a run."""
+
+    rows: Int[np.ndarray, "T B"]
+    per_epoch: int
+    """Steps between new views."""
+
+    def half(self, side: int) -> "_Batches":
+        """One half of each."""
+        return self._replace(rows=self.rows[:, side::2])
 
 
-def _followed(
-    task: Task, step: Callable, own: SGD, taken: Steps, seed: int
-) -> Iterator[Params]:
+class _Runs:
+    """Coarse runs of one task, one program for all of them."""
+
+    def __init__(self, task: Task, sgd: SGD, way: np.ndarray, seed: int, advance: Callable):
+        self._task, self._sgd, self._way, self._seed = task, sgd, way, seed
+        self._advance = advance
+        self._reader = Reader(task, seed)
+        # They differ in rate and momentum alone, which it takes.
+        any_of_them = coarse_optimizer(sgd, Steps(1, 1), way)
+        self._step = jax.jit(calibration.step_in_weights(task, any_of_them))
+
+    def batches(self, taken: Steps, order: int) -> _Batches:
+        """Of a run of so many steps, other ones for each ``order``."""
+        count, seed = taken.count + taken.extra, self._seed + order
+        rows = sampling.evenly_mixed(self._task.y, taken.batch, count, seed)
+        return _Batches(rows, sampling.steps_per_epoch(self._task.n, taken.batch))
+
+    def read(
+        self,
+        taken: Steps,
+        batches: _Batches,
+        whole: Sequence[int] = (),
+        to: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the few say at the places of a run, and what they lack, as :class:`Reader`."""
+        own, at = self._own(taken, to), places(taken.count)
+        weights = _followed(self._task, self._step, own, batches)
+        means = _means(weights, at, taken.extra, self._advance)
+        return self._reader.along(means, whole, np.sqrt(progress(own, taken.count)[at]))
+
+    def joined(
+        self, seen: Float[np.ndarray, "places parts 2"], taken: Steps, to: int | None = None
+    ) -> Float[np.ndarray, "t1 parts 2"]:
+        """What was read, at every step of training that the run stands for."""
+        come = np.sqrt(progress(self._own(taken, to), taken.count)[places(taken.count)])
+        return _joined(seen, come, np.sqrt(self._to(to)))
+
+    def _own(self, taken: Steps, to: int | None) -> SGD:
+        return coarse_optimizer(self._sgd, taken, self._to(to))
+
+    def _to(self, to: int | None) -> np.ndarray:
+        return self._way if to is None else self._way[: to + 1]
+
+
+def _followed(task: Task, step: Callable, own: SGD, batches: _Batches) -> Iterator[Params]:
     """The weights at the start and after each step."""
-    per_epoch = sampling.steps_per_epoch(task.n, taken.batch)
     x, y = jnp.asarray(task.x), jnp.asarray(task.targets)
     w = jax.tree.map(jnp.asarray, task.params)
     v = calibration.at_rest(own, w)
     yield w
-    stream = sampling.evenly_mixed(task.y, taken.batch, taken.count + taken.extra, seed)
-    for k, rows in enumerate(stream):
-        if task.views is not None and k % per_epoch == 0:
-            x = jnp.asarray(task.view(k // per_epoch))
+    for k, rows in enumerate(batches.rows):
+        if task.views is not None and k % batches.per_epoch == 0:
+            x = jnp.asarray(task.view(k // batches.per_epoch))
         w, v = step(w, v, own.learning_rate, x, y, rows, own.momentum)
         yield w
 
@@ -238,12 +213,34 @@ def _means(
             yield sums.pop(k)
 
 
-def _whole(task: Task, taken: Steps) -> list[int]:
-    """Which places of the finer run are read of all samples."""
-    at = np.arange(len(places(taken.count)))
-    if len(at) * sum(few_readings.sizes(task)) <= 3 * taken.batch * taken.count:
-        return at.tolist()
-    return np.unique(np.round(np.array(WHOLE) * at[-1]).astype(int)).tolist()
+def _at_levels(
+    few: Float[np.ndarray, "places parts 2"],
+    known: Float[np.ndarray, "others parts 2"],
+    lacks: Float[np.ndarray, "others parts 2"],
+) -> Float[np.ndarray, "places parts 2"]:
+    """What the few lack to all samples, as it was where their loss was the same.
+
+    Another run is elsewhere after as many steps, but comes by the same losses.
+    """
+    found = np.zeros_like(few)
+    for part in range(few.shape[1]):
+        level = known[:, part, 0]
+        order = np.argsort(level)
+        for which in range(few.shape[2]):
+            column = lacks[order, part, which]
+            found[:, part, which] = np.interp(few[:, part, 0], level[order], column)
+    return found
+
+
+def _spliced(
+    first: Float[np.ndarray, "t1 parts 2"],
+    whole: Float[np.ndarray, "T1 parts 2"],
+    way: Float[np.ndarray, " T1"],
+) -> Float[np.ndarray, "T1 parts 2"]:
+    """Another first part, and the rest moved to join it, less the farther it is."""
+    end = len(first) - 1
+    moved = (first[-1] - whole[end]) * (way[end] / way[end + 1 :])[:, None, None]
+    return np.concatenate([first, whole[end + 1 :] + moved])
 
 
 def _joined(

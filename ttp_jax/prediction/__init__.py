@@ -113,7 +113,7 @@ def predict(
             extrapolate the curve to all (:mod:`ttp_jax.linearisation.extrapolation`; solver
             ``"simulate"``, which then leaves out the noise of the batches).
         coarse: Take no kernel, but real gradients of so many passes over the samples (and of
-            half as many again, to see what that changes), each a step as much longer
+            as many again, to see what that changes), each a step as much longer
             (:mod:`ttp_jax.linearisation.coarse_path`; plain SGD). ``mend`` and ``kernel`` are
             then of no effect. ``None``, the default, predicts without training.
         check: Lay such a coarse run beside the prediction, and let ``trust`` say how far their

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ttp_jax import chances, outputs
-from ttp_jax.linearisation import coarse_path
+from ttp_jax.linearisation import coarse_path, coarse_plan
 from ttp_jax.linearisation.calibration import Start
 from ttp_jax.prediction.asked import Asked, refuse
 from ttp_jax.prediction.way import Found, Parts, Way
@@ -15,14 +15,13 @@ from ttp_jax.types import Cost, InputError
 class CoarseCost(Cost):
     """What a coarse run will cost."""
 
-    taken: coarse_path.Steps
+    planned: coarse_plan.Plan
     own: int
     """Steps of the run that is predicted."""
 
     def __str__(self) -> str:
         return (
-            f"coarse run: {self.taken.count} and {self.taken.half.count} steps of "
-            f"{self.taken.batch} samples in the place of {self.own}, {self.flops:.2g} "
+            f"coarse run: {self.planned}, in the place of {self.own}, {self.flops:.2g} "
             "operations"
         )
 
@@ -34,7 +33,7 @@ def _require(asked: Asked) -> None:
             "well; leave either out"
         )
     _require_plain(asked, "coarse", "held_out")
-    _steps(asked, asked.coarse)
+    _plan(asked, asked.coarse)
 
 
 def require_check(asked: Asked) -> None:
@@ -44,7 +43,7 @@ def require_check(asked: Asked) -> None:
         InputError: Another optimiser than SGD, or steps that are not plain.
     """
     _require_plain(asked, "held_out", "relinearize", "kernel_samples")
-    _steps(asked, asked.check)
+    _plan(asked, asked.check)
 
 
 def _require_plain(asked: Asked, *usable: str) -> None:
@@ -57,9 +56,9 @@ def _require_plain(asked: Asked, *usable: str) -> None:
     )
 
 
-def _steps(asked: Asked, passes: int | float | None) -> coarse_path.Steps:
+def _plan(asked: Asked, passes: int | float | None) -> coarse_plan.Plan:
     assert passes is not None
-    return coarse_path.steps_of(asked.task, asked.sgd, steps=asked.steps, passes=passes)
+    return coarse_plan.plan(asked.task, asked.sgd, steps=asked.steps, passes=passes)
 
 
 def checked(asked: Asked, found: Found, expected: Cost) -> Found:
@@ -83,12 +82,12 @@ def checked(asked: Asked, found: Found, expected: Cost) -> Found:
 
 
 def _cost(asked: Asked) -> CoarseCost:
-    task, taken = asked.task, _steps(asked, asked.coarse)
+    task, planned = asked.task, _plan(asked, asked.coarse)
     forward = outputs.forward_flops(task.apply_fn, task.params, task.x)
     return CoarseCost(
-        flops=forward * coarse_path.passes_of(task, taken),
+        flops=forward * coarse_plan.passes_of(task, planned),
         forward_flops_per_sample=forward,
-        taken=taken,
+        planned=planned,
         own=asked.steps,
     )
 
