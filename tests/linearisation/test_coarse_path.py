@@ -215,6 +215,32 @@ def test_the_first_part_followed_once_more_is_nearer_to_training():
     assert errors[0] < 0.7 * errors[1]
 
 
+def test_what_the_few_lack_is_that_of_the_same_loss():
+    level = np.array([2.0, 1.0, -1.0, np.nan])
+    known = np.stack([level, np.zeros(4)], axis=1)[:, None]
+    lacks = np.stack([0.1 * level, level], axis=1)[:, None]
+    few = np.array([[[2.0, 0.0]], [[0.5, 0.0]], [[-3.0, 0.0]]])
+    found = coarse_path._at_levels(few, known, lacks)
+    np.testing.assert_allclose(found[:, 0, 0], [0.2, 0.05, -0.1], rtol=1e-12)
+    np.testing.assert_allclose(found[:, 0, 1], [2.0, 0.5, -1.0], rtol=1e-12)
+
+
+def test_a_first_part_outlives_a_run_that_diverges(monkeypatch):
+    """To its end the curve is known, from where the whole run diverged it is not."""
+    task, sgd, steps = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=4), 400
+    planned = plan(task, sgd, steps=steps, passes=30)
+
+    def of_run(self, seen, taken, to=None):
+        z = np.zeros((1 + (steps if to is None else to), 1, 2))
+        z[300:] = np.nan
+        return z
+
+    monkeypatch.setattr(coarse_path._Runs, "joined", of_run)
+    found = coarse_path.coarse_path(task, sgd, steps=steps, passes=30)
+    np.testing.assert_array_equal(np.isfinite(found.curves[0].loss), np.arange(401) < 300)
+    assert planned.part < 300
+
+
 def test_a_plan_is_told_in_words():
     task, sgd = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=4)
     planned = plan(task, sgd, steps=800, passes=20)

@@ -138,7 +138,7 @@ class _Batches(NamedTuple):
 
 
 class _Runs:
-    """Coarse runs of one task, one program for all of them."""
+    """Coarse runs of one task, one program for each size of batches."""
 
     def __init__(self, task: Task, sgd: SGD, way: np.ndarray, seed: int, advance: Callable):
         self._task, self._sgd, self._way, self._seed = task, sgd, way, seed
@@ -225,7 +225,7 @@ def _at_levels(
     found = np.zeros_like(few)
     for part in range(few.shape[1]):
         level = known[:, part, 0]
-        order = np.argsort(level)
+        order = np.argsort(level)[: np.isfinite(level).sum()]
         for which in range(few.shape[2]):
             column = lacks[order, part, which]
             found[:, part, which] = np.interp(few[:, part, 0], level[order], column)
