@@ -1,6 +1,6 @@
 """AGENT on sparse networks: what a corrected gradient saves in steps, and what it costs.
 
-    python -m experiments.agent paper --data data      some four hours, two cores (a guess)
+    python -m experiments.agent paper --data data      two hours, one core
     python -m experiments.agent large --data data      twenty minutes
     python -m experiments.agent smoke                  half a minute
     python -m experiments.agent table                  from the records there are
@@ -16,13 +16,10 @@ limit, and, of the first seed, of one that does not. Every run is predicted too.
 embedded network on sign-language digits, CIFAR-10 and clothes, three seeds; ``large``: CIFAR
 ResNet-20 on clothes at 10 %.
 
-47 of the 96 of ``paper`` are run (1.5 to 3 minutes each): seed 0, but for clothes far from the
-limit of stability, and 7 of seed 1.
-
-Expect: AGENT takes as many steps as without it (0.84 to 1.14 times), alpha-SVRG 0.88 times as
-many near the limit of stability and 0.93 times far from it, and both cost 1.8 to 3.8
-times the passes at every threshold. Ratios are predicted 0.02 to 0.10 off at the median, 0.39
-at most, at 27 and 28 of 100 thresholds alone: the predicted curves fall with the real ones for
+Expect: AGENT takes as many steps as without it (0.84 to 1.20 times), alpha-SVRG 0.89 times as
+many near the limit of stability (0.59 to 1.19) and 0.93 times far from it, and both cost 1.8 to
+4 times the passes at every threshold. Ratios are predicted 0.02 to 0.14 off at the median, 0.45
+at most, at 50 and 51 of 205 thresholds alone: the predicted curves fall with the real ones for
 a third of the run and then flatten (masks that stay) or explode (RigL). In the one of these
 that was looked into (sign-language digits, 10 %, the highest rate) the real network's kernel
 shrinks within the first epochs, as it does where a rate is near the limit of stability; at the

@@ -30,7 +30,7 @@ in 85 % of 95 cases and on the right side of one in 89 %, short of the 95 % aime
 that are not one in 84 and 90 %; of the compositions' 38 in 79 and 87 %. Where trusted 96 and
 94 % of 70. Many thresholds come within thirty steps, so that curves are read at every step:
 read at every third, being off by one reading was a wrong side, and made it 81 and 85 %. In the
-records of the other experiments it is 21 and 30 % of 220: AGENT's predicted runs mostly never
+records of the other experiments it is 16 and 23 % of 382: AGENT's predicted runs mostly never
 arrive.
 """
 
