@@ -64,15 +64,15 @@ def test_its_error_falls_with_its_steps():
 def test_momentum_forgets_as_fast_and_the_length_is_kept():
     sgd, steps = ttp.SGD(0.01, 0.9, batch_size=50), 1000
     way = progress(sgd, steps)
-    same = coarse_optimizer(sgd, Steps(1000, 5), way)
+    same = coarse_optimizer(sgd, Steps(1000, 5, steps), way)
     assert (same.momentum, same.batch_size) == (pytest.approx(0.9), 5)
     assert same.learning_rate == pytest.approx(0.01)
-    assert coarse_optimizer(sgd, Steps(400, 5), way).momentum == pytest.approx(0.75)
-    few = coarse_optimizer(sgd, Steps(50, 5), way)
+    assert coarse_optimizer(sgd, Steps(400, 5, steps), way).momentum == pytest.approx(0.75)
+    few = coarse_optimizer(sgd, Steps(50, 5, steps), way)
     assert few.momentum == 0
-    for taken in (Steps(1000, 5), Steps(400, 5), Steps(50, 5)):
+    for taken in (Steps(1000, 5, steps), Steps(400, 5, steps), Steps(50, 5, steps)):
         for end in (steps, steps // 8):
-            own = coarse_optimizer(sgd, taken, way[: end + 1])
+            own = coarse_optimizer(sgd, taken._replace(of=end), way)
             assert progress(own, taken.count)[-1] == pytest.approx(way[end])
 
 
@@ -134,20 +134,20 @@ def test_richardson_s_extrapolation_is_exact_where_the_error_is_of_its_order(mon
     assert planned.first is not None
     way = progress(sgd, steps)
 
-    def of_run(self, seen, taken, to=None):
-        of = steps if to is None else to
-        z = -np.sqrt(way[: of + 1, None, None]) + 0.01 * (of / taken.count) ** 2
+    def of_run(self, seen, taken):
+        h = taken.of / taken.count
+        z = -np.sqrt(way[: taken.of + 1, None, None]) + 0.01 * h**2
         return np.concatenate([z, np.full_like(z, 0.5)], axis=2)
 
     monkeypatch.setattr(coarse_path._Runs, "joined", of_run)
     found = coarse_path.coarse_path(task, sgd, steps=steps, passes=30)
 
     def joined(first, whole):
-        rest = whole + (first - whole) * way[planned.part] / way[planned.part + 1 :]
-        return np.concatenate([np.full(planned.part + 1, first), rest])
+        rest = whole + (first - whole) * way[planned.first.of] / way[planned.first.of + 1 :]
+        return np.concatenate([np.full(planned.first.of + 1, first), rest])
 
     errors = np.log(found.curves[0].loss) + np.sqrt(way)
-    finest = 0.01 * (planned.part / planned.first.count) ** 2
+    finest = 0.01 * (planned.first.of / planned.first.count) ** 2
     np.testing.assert_allclose(errors, joined(finest, 0.01), rtol=1e-8)
     once, half = (
         0.01 * (steps / one.count) ** 2 for one in (planned.whole, *planned.coarser)
@@ -162,11 +162,11 @@ def test_noise_is_extrapolated_to_the_batches_of_training(monkeypatch):
     task, sgd, steps = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=12), 100
     planned = plan(task, sgd, steps=steps, passes=0.5 * steps * 12 / task.n)
     assert planned.first is None
-    assert planned.whole == Steps(steps, 6)
-    assert planned.coarser == (Steps(steps, 3),) * 2
+    assert planned.whole == Steps(steps, 6, steps)
+    assert planned.coarser == (Steps(steps, 3, steps),) * 2
     way = progress(sgd, steps)
 
-    def of_run(self, seen, taken, to=None):
+    def of_run(self, seen, taken):
         z = -np.sqrt(way[:, None, None]) + 0.1 / taken.batch
         return np.concatenate([z, np.full_like(z, 0.5)], axis=2)
 
@@ -204,8 +204,8 @@ def test_the_first_part_followed_once_more_is_nearer_to_training():
     real = ttp.finetune(task, sgd, steps=steps, seed=1)
     planned = plan(task, sgd, steps=steps, passes=16)
     assert planned.first is not None
-    assert planned.first.count / planned.part > 2 * planned.whole.count / steps
-    early = slice(planned.part // 4, planned.part + 1)
+    assert planned.first.count / planned.first.of > 2 * planned.whole.count / steps
+    early = slice(planned.first.of // 4, planned.first.of + 1)
     errors = []
     for first in (coarse_plan.FIRST, 10**6):
         with pytest.MonkeyPatch.context() as patch:
@@ -229,16 +229,17 @@ def test_a_first_part_outlives_a_run_that_diverges(monkeypatch):
     """To its end the curve is known, from where the whole run diverged it is not."""
     task, sgd, steps = linear.task("mse"), ttp.SGD(1e-3, 0.5, batch_size=4), 400
     planned = plan(task, sgd, steps=steps, passes=30)
+    assert planned.first is not None
 
-    def of_run(self, seen, taken, to=None):
-        z = np.zeros((1 + (steps if to is None else to), 1, 2))
+    def of_run(self, seen, taken):
+        z = np.zeros((1 + taken.of, 1, 2))
         z[300:] = np.nan
         return z
 
     monkeypatch.setattr(coarse_path._Runs, "joined", of_run)
     found = coarse_path.coarse_path(task, sgd, steps=steps, passes=30)
     np.testing.assert_array_equal(np.isfinite(found.curves[0].loss), np.arange(401) < 300)
-    assert planned.part < 300
+    assert planned.first.of < 300
 
 
 def test_a_plan_is_told_in_words():

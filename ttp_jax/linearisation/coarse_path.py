@@ -110,10 +110,8 @@ def coarse_path(
         curve = whole + share * apart if np.isfinite(apart).all() else whole
         coarser = whole - apart
         if planned.first is not None:
-            few, _ = runs.read(
-                planned.first, runs.batches(planned.first, 2), to=planned.part
-            )
-            z = runs.joined(few + _at_levels(few, fine, lacks), planned.first, planned.part)
+            few, _ = runs.read(planned.first, runs.batches(planned.first, 2))
+            z = runs.joined(few + _at_levels(few, fine, lacks), planned.first)
             if np.isfinite(z).all():
                 curve = _spliced(z, curve, way)
                 coarser = _spliced(whole[: len(z)], coarser, way)
@@ -145,7 +143,7 @@ class _Runs:
         self._advance = advance
         self._reader = Reader(task, seed)
         # They differ in rate and momentum alone, which it takes.
-        any_of_them = coarse_optimizer(sgd, Steps(1, 1), way)
+        any_of_them = coarse_optimizer(sgd, Steps(1, 1, 1), way)
         self._step = jax.jit(calibration.step_in_weights(task, any_of_them))
 
     def batches(self, taken: Steps, order: int) -> _Batches:
@@ -155,30 +153,21 @@ class _Runs:
         return _Batches(rows, sampling.steps_per_epoch(self._task.n, taken.batch))
 
     def read(
-        self,
-        taken: Steps,
-        batches: _Batches,
-        whole: Sequence[int] = (),
-        to: int | None = None,
+        self, taken: Steps, batches: _Batches, whole: Sequence[int] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """What the few say at the places of a run, and what they lack, as :class:`Reader`."""
-        own, at = self._own(taken, to), places(taken.count)
+        own, at = coarse_optimizer(self._sgd, taken, self._way), places(taken.count)
         weights = _followed(self._task, self._step, own, batches)
         means = _means(weights, at, taken.extra, self._advance)
         return self._reader.along(means, whole, np.sqrt(progress(own, taken.count)[at]))
 
     def joined(
-        self, seen: Float[np.ndarray, "places parts 2"], taken: Steps, to: int | None = None
+        self, seen: Float[np.ndarray, "places parts 2"], taken: Steps
     ) -> Float[np.ndarray, "t1 parts 2"]:
         """What was read, at every step of training that the run stands for."""
-        come = np.sqrt(progress(self._own(taken, to), taken.count)[places(taken.count)])
-        return _joined(seen, come, np.sqrt(self._to(to)))
-
-    def _own(self, taken: Steps, to: int | None) -> SGD:
-        return coarse_optimizer(self._sgd, taken, self._to(to))
-
-    def _to(self, to: int | None) -> np.ndarray:
-        return self._way if to is None else self._way[: to + 1]
+        own, at = coarse_optimizer(self._sgd, taken, self._way), places(taken.count)
+        come = np.sqrt(progress(own, taken.count)[at])
+        return _joined(seen, come, np.sqrt(self._way[: taken.of + 1]))
 
 
 def _followed(task: Task, step: Callable, own: SGD, batches: _Batches) -> Iterator[Params]:

@@ -25,8 +25,8 @@ FIRST = 8
 PLACES = 9
 """So often the loss is read, the start and the end with it."""
 WHOLE = (0.0, 0.25, 0.5, 1.0)
-"""At these shares of the places of the finer run all samples are read, elsewhere a few. All are
-read at every place of it where that is no more work than its gradients."""
+"""At these shares of the places of the finest run all samples are read, elsewhere a few. All
+are read at every place of it where that is no more work than its gradients."""
 CLUSTERED = 1.7
 """Power by which the places lie nearer to the start, where curves are steep."""
 AVERAGED = 0.05
@@ -41,6 +41,8 @@ class Steps(NamedTuple):
     """``K``."""
     batch: int
     """Samples in each."""
+    of: int
+    """Steps of training, from the first one, that they stand for."""
 
     @property
     def extra(self) -> int:
@@ -65,8 +67,6 @@ class Plan(NamedTuple):
     """All of it by half as many gradients: once by half of the steps, or twice by as many."""
     first: Steps | None
     """Its first part; ``None`` where steps are as many as those of training, or few."""
-    part: int
-    """Steps of training that :attr:`first` stands for."""
 
     @property
     def steps(self) -> int:
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
     def __str__(self) -> str:
         parts = [str(self.whole), *map(str, self.coarser)]
         if self.first:
-            parts.append(f"{self.first} for the first {self.part}")
+            parts.append(f"{self.first} for the first {self.first.of}")
         return ", ".join(parts)
 
 
@@ -103,20 +103,19 @@ def plan(task: Task, sgd: SGD, *, steps: int, passes: int | float) -> Plan:
     gradients = float(passes * task.n)
     whole = _divided(gradients, steps, own)
     if whole.count == steps:
-        return Plan(whole, (Steps(steps, whole.batch // 2),) * 2, None, 0)
+        return Plan(whole, (whole._replace(batch=whole.batch // 2),) * 2, None)
+    half = whole._replace(count=whole.count // 2)
     part = steps // FIRST
-    half = Steps(whole.count // 2, whole.batch)
-    first = _divided(0.5 * gradients, part, own) if part else None
-    return Plan(whole, (half,), first, part)
+    return Plan(whole, (half,), _divided(0.5 * gradients, part, own) if part else None)
 
 
 def _divided(gradients: float, steps: int, own: int) -> Steps:
     """In no more steps than the run takes, and by no larger batches."""
     batch = max(1, round(min(BATCH, gradients / (2 * PLACES))))
     if gradients < batch * steps:
-        return Steps(min(steps, max(2 * PLACES, round(gradients / batch))), batch)
+        return Steps(min(steps, max(2 * PLACES, round(gradients / batch))), batch, steps)
     # An even number has two halves.
-    return Steps(steps, min(own, 2 * max(1, round(gradients / steps / 2))))
+    return Steps(steps, min(own, 2 * max(1, round(gradients / steps / 2))), steps)
 
 
 def passes_of(task: Task, planned: Plan) -> int:
@@ -158,7 +157,7 @@ def progress(sgd: SGD, steps: int) -> Float[np.ndarray, " T1"]:
     return np.array(moved)
 
 
-def coarse_optimizer(sgd: SGD, taken: Steps, way: Float[np.ndarray, " t1"]) -> SGD:
+def coarse_optimizer(sgd: SGD, taken: Steps, way: Float[np.ndarray, " T1"]) -> SGD:
     """How the steps of a coarse run are taken, in the place of those of training.
 
     A step is as long as ``h = t/K`` of them, so that momentum forgets as fast,
@@ -168,13 +167,13 @@ def coarse_optimizer(sgd: SGD, taken: Steps, way: Float[np.ndarray, " t1"]) -> S
 
     Args:
         sgd: Of training.
-        taken: ``K``, and the size of the batches.
-        way: ``s_0 .. s_t`` of training, to where the coarse run goes.
+        taken: ``K``, the size of the batches, and ``t``.
+        way: ``s_0 .. s_T`` of training.
     """
-    momentum = max(0.0, 1.0 - (1.0 - sgd.momentum) * (len(way) - 1) / taken.count)
+    momentum = max(0.0, 1.0 - (1.0 - sgd.momentum) * taken.of / taken.count)
     unit = progress(SGD(1.0, momentum), taken.count)[-1]
     return SGD(
-        float(way[-1] / unit),
+        float(way[taken.of] / unit),
         momentum,
         weight_decay=sgd.weight_decay,
         decay_toward=sgd.decay_toward,
